@@ -1,7 +1,7 @@
 """Learning rate schedules by their Hugging Face names, as pure functions from the update's number to a factor.
 
-Update number 0 is the first one. The factor multiplies the peak learning rate. Warm-up rises linearly from 0, so the first
-update of a schedule with warm-up has rate 0, as in transformers.
+Update number 0 is the first one. The factor multiplies the peak learning rate. Warm-up rises linearly from 0, so the
+first update of a schedule with warm-up has rate 0, as in transformers.
 """
 
 from __future__ import annotations
@@ -261,7 +261,8 @@ class ReduceLROnPlateau:
             raise ConfigError(f"reduce_lr_on_plateau: factor must lie between 0 and 1, got {factor}")
         if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
             raise ConfigError(
-                f"reduce_lr_on_plateau: mode is min or max and threshold_mode rel or abs, got {mode!r}, {threshold_mode!r}"
+                "reduce_lr_on_plateau: mode is min or max and threshold_mode is rel or abs, "
+                f"got {mode!r} and {threshold_mode!r}"
             )
         self.learning_rate, self.mode, self.factor = learning_rate, mode, factor
         self.patience, self.threshold, self.threshold_mode = patience, threshold, threshold_mode

@@ -153,7 +153,9 @@ def _check_ranges(args: TrainingArguments) -> None:
     if args.lr_scheduler_type not in SCHEDULERS:
         close = difflib.get_close_matches(str(args.lr_scheduler_type), SCHEDULERS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"lr_scheduler_type must be one of {', '.join(SCHEDULERS)}, got {args.lr_scheduler_type!r}{hint}")
+        raise ConfigError(
+            f"lr_scheduler_type must be one of {', '.join(SCHEDULERS)}, got {args.lr_scheduler_type!r}{hint}"
+        )
     for tracker in args.report_to.split(","):
         if tracker not in ("none", *TRACKERS):
             raise ConfigError(
@@ -173,7 +175,8 @@ def _check_combinations(args: TrainingArguments) -> None:
             raise ConfigError("load_best_model_at_end needs evaluations: set eval_strategy='steps' or 'epoch'")
         if args.save_strategy == "no" or args.save_strategy not in ("best", args.eval_strategy):
             raise ConfigError(
-                f"load_best_model_at_end needs a checkpoint at each evaluation: save_strategy is {args.save_strategy!r}, "
+                "load_best_model_at_end needs a checkpoint at each evaluation: "
+                f"save_strategy is {args.save_strategy!r}, "
                 f"eval_strategy is {args.eval_strategy!r}; set them equal or save_strategy='best'"
             )
         multiple = args.save_strategy == "steps" and (args.save_steps / args.eval_steps)

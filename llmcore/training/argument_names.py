@@ -1,7 +1,8 @@
 """Names that users bring from other trainers, translated to the fields of `TrainingArguments`.
 
-Four kinds: aliases (another spelling of a field), ignored names (meaningless here, harmless to accept), unavailable names
-(they would change the result, so any value but the neutral one is refused) and refused names (their meaning differs).
+Four kinds: aliases (another spelling of a field), ignored names (meaningless here, harmless to accept), unavailable
+names (they would change the result, so any value but the neutral one is refused) and refused names (their meaning
+differs).
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def _precision(value: Any) -> bool | None:
 
 def _warmup_ratio(value: Any) -> float:
     if not 0 <= value < 1:
-        raise ConfigError(f"warmup_ratio must be at least 0 and less than 1, got {value}; use warmup_steps for a number")
+        raise ConfigError(
+            f"warmup_ratio must be at least 0 and less than 1, got {value}; use warmup_steps for a number"
+        )
     return value
 
 
@@ -163,7 +166,9 @@ def translate_names(settings: Mapping[str, Any], known: Collection[str], stackle
             hint = f"; did you mean {close!r}?" if close else ""
             raise TypeError(f"TrainingArguments has no setting {name!r}{hint}")
         if target in translated:
-            raise TypeError(f"{target!r} was given twice: as {given_as[target]!r} and as {original!r}; keep one of them")
+            raise TypeError(
+                f"{target!r} was given twice: as {given_as[target]!r} and as {original!r}; keep one of them"
+            )
         translated[target] = value
         given_as[target] = original
     return translated

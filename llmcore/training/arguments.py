@@ -1,7 +1,8 @@
 """`TrainingArguments`: every setting of a training run, in one dataclass.
 
-The fields are the keyword arguments, the keys of a YAML file, the command line flags and the keys of `training_args.json`.
-Names and defaults are those of transformers 5; the seven differences are in `DIFFERENT_DEFAULTS`.
+The fields are the keyword arguments, the keys of a YAML file, the command line flags and the keys of
+`training_args.json`. Names and defaults are those of transformers 5; the seven differences are in
+`DIFFERENT_DEFAULTS`.
 """
 
 from __future__ import annotations
@@ -265,7 +266,7 @@ class TrainingArguments:
         return self.per_device_eval_batch_size
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """Warm-up in updates: `warmup_steps` itself from 1 on, below 1 that part of `num_training_steps`, rounded up."""
+        """Warm-up in updates: `warmup_steps` itself from 1 on, below 1 that part of all updates, rounded up."""
         if self.warmup_steps >= 1:
             return int(self.warmup_steps)
         return math.ceil(num_training_steps * self.warmup_steps)

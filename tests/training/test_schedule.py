@@ -43,9 +43,7 @@ def test_equals_transformers(name, settings, warmup):
     optimizer = torch.optim.SGD([parameter], lr=RATE)
     total = 101
     theirs = optimization.get_scheduler(name, optimizer, warmup, total, scheduler_specific_kwargs=settings)
-    ours = get_scheduler(
-        name, num_warmup_steps=warmup, num_training_steps=total, learning_rate=RATE, **settings
-    )
+    ours = get_scheduler(name, num_warmup_steps=warmup, num_training_steps=total, learning_rate=RATE, **settings)
     for step in range(total + 5):
         assert RATE * ours(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12, rel=1e-12), f"step {step}"
         optimizer.step()
