@@ -1,0 +1,9 @@
+// What the three files of the Python module share.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+void bind_tensor(pybind11::module_& m);
+void bind_ops(pybind11::module_& m);

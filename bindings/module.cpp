@@ -1,0 +1,48 @@
+// The Python module llmcore._core: runtime, Tensor and one line per op.
+#include "bindings.h"
+#include "core/allocator.h"
+#include "core/check.h"
+#include "core/runtime.h"
+#include "core/thread_pool.h"
+
+namespace py = pybind11;
+using namespace llmcore;
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    py::register_exception_translator([](std::exception_ptr error) {
+        try {
+            if (error) std::rethrow_exception(error);
+        } catch (const OutOfMemory& e) {
+            py::set_error(py::module_::import("llmcore.errors").attr("OutOfMemoryError"), e.what());
+        }
+    });
+    m.def("cpu_isa", [] { return name_of(cpu_isa()); });
+    m.def("cuda_build", &cuda_build);
+    m.def("check_device", [](const std::string& device) { return name_of(parse_device(device)); });
+    m.def("set_num_threads", &set_num_threads);
+    m.def("num_threads", &num_threads);
+    m.def(
+        "memory_stats",
+        [](const std::string& device) {
+            MemoryStats stats = memory_stats(parse_device(device));
+            py::dict result;
+            result["allocated"] = stats.allocated;
+            result["reserved"] = stats.reserved;
+            result["peak_allocated"] = stats.peak_allocated;
+            result["limit"] = stats.limit;
+            result["allocations"] = stats.allocations;
+            return result;
+        },
+        py::arg("device") = "cpu");
+    m.def(
+        "reset_peak_memory", [](const std::string& device) { reset_peak_memory(parse_device(device)); },
+        py::arg("device") = "cpu");
+    m.def(
+        "empty_cache", [](const std::string& device) { empty_cache(parse_device(device)); }, py::arg("device") = "cpu");
+    m.def(
+        "set_memory_limit",
+        [](size_t bytes, const std::string& device) { set_memory_limit(bytes, parse_device(device)); },
+        py::arg("bytes"), py::arg("device") = "cpu");
+    bind_tensor(m);
+    bind_ops(m);
+}

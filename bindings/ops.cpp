@@ -1,0 +1,22 @@
+// One line per op, sorted by family. Every op releases the GIL while it runs.
+#include "bindings.h"
+#include "ops/elementwise.h"
+#include "ops/layernorm.h"
+
+namespace py = pybind11;
+using namespace llmcore;
+using py::arg;
+
+void bind_ops(py::module_& m) {
+    auto release = py::call_guard<py::gil_scoped_release>();
+
+    // elementwise
+    m.def("add", &add, arg("a"), arg("b"), release);
+
+    // layernorm
+    m.def("layernorm_forward", &layernorm_forward, arg("x"), arg("weight"), arg("bias"), arg("epsilon"), release);
+    m.def("residual_layernorm_forward", &residual_layernorm_forward, arg("x"), arg("residual"), arg("weight"),
+          arg("bias"), arg("epsilon"), release);
+    m.def("layernorm_backward", &layernorm_backward, arg("dy"), arg("dsum"), arg("x"), arg("weight"), arg("mean"),
+          arg("rstd"), arg("dweight"), arg("dbias"), release);
+}

@@ -1,0 +1,118 @@
+// _core.Tensor: creation, conversion from and to NumPy, views.
+#include "core/tensor.h"
+
+#include "bindings.h"
+#include "ops/elementwise.h"
+
+namespace py = pybind11;
+using namespace llmcore;
+
+namespace {
+
+py::tuple shape_of(const Tensor& tensor) {
+    py::tuple shape(tensor.dim());
+    for (int64_t i = 0; i < tensor.dim(); ++i) shape[i] = tensor.size(i);
+    return shape;
+}
+
+Tensor copy_array(const void* data, Shape shape, DType dtype) {
+    Tensor tensor = Tensor::empty(std::move(shape), dtype, Device{});
+    std::memcpy(tensor.raw(), data, tensor.nbytes());
+    return tensor;
+}
+
+// float32 and int32 are copied, float64 and the other integers converted; an integer outside int32 is refused.
+Tensor from_numpy(py::array array, std::optional<DType> dtype, const std::string& device) {
+    parse_device(device);
+    Shape shape(array.shape(), array.shape() + array.ndim());
+    char kind = array.dtype().kind();
+    LLMCORE_CHECK(kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b', "from_numpy: cannot read an array of ",
+                  std::string(py::str(array.dtype())), "; expected floats or integers");
+    Tensor tensor;
+    if (kind == 'f') {
+        auto values = py::array_t<float, py::array::c_style | py::array::forcecast>(array);
+        tensor = copy_array(values.data(), shape, DType::kFloat32);
+    } else {
+        auto values = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(array);
+        tensor = Tensor::empty(shape, DType::kInt32, Device{});
+        for (int64_t i = 0; i < tensor.numel(); ++i) {
+            int64_t value = values.data()[i];
+            LLMCORE_CHECK(value >= INT32_MIN && value <= INT32_MAX, "from_numpy: ", value, " does not fit into int32");
+            tensor.data<int32_t>()[i] = static_cast<int32_t>(value);
+        }
+    }
+    return dtype && *dtype != tensor.dtype() ? cast(tensor, *dtype) : tensor;
+}
+
+// A view: the array keeps the storage alive. NumPy has no bfloat16, so that one becomes a float32 copy.
+py::array to_numpy(const Tensor& tensor) {
+    if (tensor.dtype() == DType::kBFloat16) return to_numpy(cast(tensor, DType::kFloat32));
+    auto* owner = new std::shared_ptr<void>(tensor.storage());
+    py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
+    auto type = tensor.dtype() == DType::kFloat32 ? py::dtype::of<float>() : py::dtype::of<int32_t>();
+    return py::array(type, tensor.shape(), tensor.raw(), base);
+}
+
+// The bits of a bfloat16 tensor, for file formats: a uint16 view that keeps the storage alive.
+py::array bf16_bits(const Tensor& tensor) {
+    check_dtype("bf16_bits", "tensor", tensor, DType::kBFloat16);
+    auto* owner = new std::shared_ptr<void>(tensor.storage());
+    py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
+    return py::array(py::dtype::of<uint16_t>(), tensor.shape(), tensor.raw(), base);
+}
+
+py::object item(const Tensor& tensor) {
+    LLMCORE_CHECK(tensor.numel() == 1, "item: the tensor must have one element, got shape ", to_string(tensor.shape()));
+    if (tensor.dtype() == DType::kInt32) return py::int_(*tensor.data<int32_t>());
+    return py::float_(tensor.dtype() == DType::kFloat32 ? *tensor.data<float>() : to_float(*tensor.data<bf16>()));
+}
+
+std::string describe(const Tensor& tensor) {
+    return concat("_core.Tensor(shape=", to_string(tensor.shape()), ", dtype=", name_of(tensor.dtype()),
+                  ", device=", name_of(tensor.device()), ")");
+}
+
+}  // namespace
+
+void bind_tensor(py::module_& m) {
+    py::enum_<DType>(m, "DType")
+        .value("float32", DType::kFloat32)
+        .value("bfloat16", DType::kBFloat16)
+        .value("int32", DType::kInt32);
+
+    auto release = py::call_guard<py::gil_scoped_release>();
+    py::class_<Tensor>(m, "Tensor")
+        .def_property_readonly("shape", &shape_of)
+        .def_property_readonly("dtype", &Tensor::dtype)
+        .def_property_readonly("device", [](const Tensor& t) { return name_of(t.device()); })
+        .def_property_readonly("numel", &Tensor::numel)
+        .def_property_readonly("nbytes", &Tensor::nbytes)
+        .def_property_readonly("data_ptr", [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.raw()); })
+        .def("numpy", &to_numpy)
+        .def("bf16_bits", &bf16_bits)
+        .def("item", &item)
+        .def("view", &Tensor::view)
+        .def("narrow", &Tensor::narrow, py::arg("start"), py::arg("length"))
+        .def("copy_", &copy_into, py::arg("source"), release)
+        .def("fill_", &fill, py::arg("value"), release)
+        .def("cast", &cast, py::arg("dtype"), release)
+        .def(
+            "clone", [](const Tensor& t) { return cast(t, t.dtype()); }, release)
+        .def("__repr__", &describe);
+
+    m.def(
+        "empty",
+        [](Shape shape, DType dtype, const std::string& device) {
+            return Tensor::empty(std::move(shape), dtype, parse_device(device));
+        },
+        py::arg("shape"), py::arg("dtype") = DType::kFloat32, py::arg("device") = "cpu");
+    m.def(
+        "zeros",
+        [](Shape shape, DType dtype, const std::string& device) {
+            Tensor tensor = Tensor::empty(std::move(shape), dtype, parse_device(device));
+            fill(tensor, 0.0);
+            return tensor;
+        },
+        py::arg("shape"), py::arg("dtype") = DType::kFloat32, py::arg("device") = "cpu");
+    m.def("from_numpy", &from_numpy, py::arg("array"), py::arg("dtype") = py::none(), py::arg("device") = "cpu");
+}

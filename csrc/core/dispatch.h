@@ -1,0 +1,45 @@
+// From a Tensor to a launcher: which backend, which element type. The only place that knows which backends exist.
+#pragma once
+
+#include "core/backend.h"
+#include "core/check.h"
+#include "core/dtype.h"
+#include "core/runtime.h"
+#include "core/tensor.h"
+
+namespace llmcore {
+
+// Calls f(backend). parse_device has refused devices that this build does not have.
+template <class F>
+auto dispatch_backend(Device, F&& f) {
+    switch (cpu_isa()) {
+#if defined(__x86_64__)
+        case Isa::kAvx512:
+            return f(CpuBackend<Isa::kAvx512>{});
+        case Isa::kAvx2:
+            return f(CpuBackend<Isa::kAvx2>{});
+#endif
+        default:
+            return f(CpuBackend<Isa::kBaseline>{});
+    }
+}
+
+template <class T>
+struct TypeTag {
+    using type = T;
+};
+
+// Calls f(backend, TypeTag<T>) for a float32 or bfloat16 tensor:
+//   dispatch(x, [&](auto backend, auto tag) { using T = typename decltype(tag)::type; relu(backend, y.data<T>(), ...);
+//   });
+template <class F>
+void dispatch(const Tensor& x, F&& f) {
+    dispatch_backend(x.device(), [&](auto backend) {
+        if (x.dtype() == DType::kBFloat16)
+            f(backend, TypeTag<bf16>{});
+        else
+            f(backend, TypeTag<float>{});
+    });
+}
+
+}  // namespace llmcore

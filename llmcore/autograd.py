@@ -1,0 +1,343 @@
+"""Reverse-mode differentiation on a tape of nodes.
+
+A `Tensor` is a `_core.Tensor` plus the node that made it; a `Function` is a forward/backward pair. Nodes point from
+outputs to inputs only, so they are freed by reference count, and each frees what it saved as soon as it has run. First
+order only.
+
+Gradients of parameters are accumulated in float32 by the kernels themselves (`ctx.grad_buffer`); gradients of
+activations have the activation's type and are written, and added only where an activation is used more than once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmcore import _core
+
+_state = threading.local()
+
+
+def is_grad_enabled() -> bool:
+    return getattr(_state, "grad_enabled", True)
+
+
+@contextlib.contextmanager
+def _grad_mode(enabled: bool) -> Iterator[None]:
+    before = is_grad_enabled()
+    _state.grad_enabled = enabled
+    try:
+        yield
+    finally:
+        _state.grad_enabled = before
+
+
+def no_grad() -> contextlib.AbstractContextManager[None]:
+    """Inside `with no_grad():` (this thread only) nothing is recorded."""
+    return _grad_mode(False)
+
+
+class Tensor:
+    """An array of numbers that remembers how it was computed.
+
+    `data` is the `_core.Tensor`; `grad`, after `backward()`, its gradient as a float32 `_core.Tensor` (leaves only).
+    """
+
+    __slots__ = ("data", "requires_grad", "grad", "_node", "_index", "__weakref__")
+
+    def __init__(self, data: _core.Tensor, requires_grad: bool = False):
+        self.data = data
+        self.requires_grad = requires_grad
+        self.grad: _core.Tensor | None = None
+        self._node: Node | None = None
+        self._index = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> _core.DType:
+        return self.data.dtype
+
+    @property
+    def device(self) -> str:
+        return self.data.device
+
+    @property
+    def is_leaf(self) -> bool:
+        return self._node is None
+
+    def numpy(self) -> np.ndarray:
+        """A view for float32 and int32, a float32 copy for bfloat16."""
+        return self.data.numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return array if dtype is None and not copy else array.astype(dtype or array.dtype)
+
+    def item(self) -> float:
+        return self.data.item()
+
+    def detach(self) -> Tensor:
+        return Tensor(self.data)
+
+    def backward(self, gradient: _core.Tensor | None = None) -> None:
+        """Adds the gradient of this tensor into `grad` of every leaf that it depends on.
+
+        `gradient` has this tensor's shape and dtype; it may be left out for a scalar, where it is 1.
+        Raises ValueError if it is needed and missing, RuntimeError if nothing was recorded or it was run before.
+        """
+        backward(self, gradient)
+
+    def grad_as_buffer(self) -> _core.Tensor:
+        """`grad`, made of zeros first if there is none yet."""
+        if self.grad is None:
+            self.grad = _core.zeros(self.shape, _core.DType.float32, self.device)
+        return self.grad
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.numpy()!r}, dtype={self.dtype.name}, requires_grad={self.requires_grad})"
+
+    def __add__(self, other: Tensor | float) -> Tensor:
+        from llmcore import functional
+
+        return functional.add(self, other)
+
+    def __sub__(self, other: Tensor | float) -> Tensor:
+        from llmcore import functional
+
+        return functional.sub(self, other)
+
+    def __mul__(self, other: Tensor | float) -> Tensor:
+        from llmcore import functional
+
+        return functional.mul(self, other) if isinstance(other, Tensor) else functional.scale(self, other)
+
+    def __neg__(self) -> Tensor:
+        return self * -1.0
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+def tensor(values: Any, dtype: _core.DType | None = None, requires_grad: bool = False, device: str = "cpu") -> Tensor:
+    """A leaf from a NumPy array or nested lists: floats become float32, integers int32, unless `dtype` says
+    otherwise.""" return Tensor(_core.from_numpy(np.asarray(values), dtype, device), requires_grad)
+
+
+class Context:
+    """What a Function keeps between its forward and its backward pass."""
+
+    __slots__ = ("inputs", "saved", "_buffers", "_own_buffers")
+
+    def __init__(self, inputs: list[Tensor | None]):
+        self.inputs = inputs
+        self.saved: tuple[Any, ...] = ()
+        self._own_buffers: dict[int, _core.Tensor] = {}
+
+    def save(self, *values: Any) -> None:
+        self.saved = values
+
+    def needs_grad(self, index: int) -> bool:
+        source = self.inputs[index]
+        return source is not None and source.requires_grad
+
+    def grad_buffer(self, index: int) -> _core.Tensor | None:
+        """The float32 buffer into which a kernel adds the gradient of input `index`; None if that input needs none.
+
+        For a leaf it is the leaf's own `grad`. An input that was computed (a merged LoRA weight, say) gets a buffer of
+        its own, which the engine passes on.
+        """
+        if not self.needs_grad(index):
+            return None
+        source = self.inputs[index]
+        assert source is not None
+        if source.is_leaf:
+            return source.grad_as_buffer()
+        if index not in self._own_buffers:
+            self._own_buffers[index] = _core.zeros(source.shape, _core.DType.float32, source.device)
+        return self._own_buffers[index]
+
+
+class Node:
+    """One recorded call: the Function, its context, and the nodes of its inputs."""
+
+    __slots__ = ("function", "context", "output_specs", "edges", "order")
+
+    def __init__(self, function: type[Function], context: Context, outputs: Sequence[_core.Tensor], order: int):
+        self.function = function
+        self.context: Context | None = context
+        self.output_specs = [(output.shape, output.dtype, output.device) for output in outputs]
+        self.edges = [None if source is None else source._node for source in context.inputs]
+        self.order = order  # later nodes have larger numbers, so running by falling order is a topological order
+
+
+class Function:
+    """A differentiable operation. Subclasses define two static methods on `_core.Tensor`s.
+
+    `forward(ctx, *args)` returns one output or a tuple; `backward(ctx, *grad_outputs)` returns a gradient or None for
+    every argument of `forward` (a single value if there is one argument). A gradient written through
+    `ctx.grad_buffer(i)` is returned as None. An output that nobody used arrives as None in `backward` if
+    `undefined_gradients` is set, as zeros otherwise.
+    """
+
+    undefined_gradients = False
+
+    @staticmethod
+    def forward(ctx: Context, *args: Any) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Context, *grad_outputs: Any) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        inputs: list[Tensor | None] = [argument if isinstance(argument, Tensor) else None for argument in args]
+        recording = is_grad_enabled() and any(source is not None and source.requires_grad for source in inputs)
+        context = Context(inputs if recording else [None] * len(inputs))
+        result = cls.forward(
+            context, *[argument.data if isinstance(argument, Tensor) else argument for argument in args]
+        )
+        outputs = result if isinstance(result, tuple) else (result,)
+        wrapped = [Tensor(output, requires_grad=recording) for output in outputs]
+        if recording:
+            _state.order = getattr(_state, "order", 0) + 1
+            node = Node(cls, context, outputs, _state.order)
+            for index, output in enumerate(wrapped):
+                output._node, output._index = node, index
+        return tuple(wrapped) if isinstance(result, tuple) else wrapped[0]
+
+
+def backward(root: Tensor, gradient: _core.Tensor | None = None) -> None:
+    """See `Tensor.backward`. Iterative, so depth does not matter."""
+    import heapq
+
+    if not root.requires_grad:
+        raise RuntimeError("backward: this tensor was not computed from anything that requires a gradient")
+    if gradient is None:
+        if root.data.numel != 1:
+            raise ValueError(
+                f"backward: a gradient is needed for a tensor of shape {root.shape}; only a scalar has a default"
+            )
+        gradient = _core.empty(root.shape, root.dtype, root.device)
+        gradient.fill_(1.0)
+    if root._node is None:
+        _accumulate_leaf(root, gradient)
+        return
+
+    pending: dict[int, list[_core.Tensor | None]] = {root._node.order: [None] * len(root._node.output_specs)}
+    pending[root._node.order][root._index] = gradient
+    queue = [(-root._node.order, root._node)]
+    while queue:
+        order, node = heapq.heappop(queue)
+        for source, input_gradient in _run(node, pending.pop(-order)):
+            if source._node is None:
+                _accumulate_leaf(source, input_gradient)
+                continue
+            waiting = pending.get(source._node.order)
+            if waiting is None:
+                waiting = pending[source._node.order] = [None] * len(source._node.output_specs)
+                heapq.heappush(queue, (-source._node.order, source._node))
+            present = waiting[source._index]
+            waiting[source._index] = input_gradient if present is None else _core.add(present, input_gradient)
+
+
+def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor, _core.Tensor]]:
+    """Runs one node's backward pass and frees what it saved; returns (input, gradient) pairs."""
+    context = node.context
+    if context is None:
+        raise RuntimeError("backward: this graph was run before and its saved values are freed; compute the loss again")
+    node.context = None
+    if not node.function.undefined_gradients:
+        for index, (shape, dtype, device) in enumerate(node.output_specs):
+            if gradients[index] is None:
+                gradients[index] = _core.zeros(shape, dtype, device)
+    result = node.function.backward(context, *gradients)
+    input_gradients = list(result) if isinstance(result, tuple) else [result]
+    for index, buffer in context._own_buffers.items():
+        source = context.inputs[index]
+        assert source is not None
+        input_gradients[index] = buffer if source.dtype == _core.DType.float32 else buffer.cast(source.dtype)
+    pairs = []
+    for source, input_gradient in zip(context.inputs, input_gradients, strict=True):
+        if source is not None and source.requires_grad and input_gradient is not None:
+            pairs.append((source, input_gradient))
+    return pairs
+
+
+def _accumulate_leaf(leaf: Tensor, gradient: _core.Tensor) -> None:
+    buffer = leaf.grad_as_buffer()
+    as_float = gradient if gradient.dtype == _core.DType.float32 else gradient.cast(_core.DType.float32)
+    buffer.copy_(_core.add(buffer, as_float))
+
+
+class Generator:
+    """Where dropout masks come from: a seed and a counter, no hidden state (Philox4x32-10).
+
+    Every random op takes the next offset, `(step << 20) + index of the op within the step`. The trainer sets `step`
+    before each micro-batch, so a resumed run draws the same masks.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._step = 0
+        self._index = 0
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step, self._index = value, 0
+
+    def next_offset(self) -> int:
+        self._index += 1
+        return (self._step << 20) + self._index - 1
+
+    def state(self) -> dict[str, int]:
+        return {"seed": self.seed, "step": self._step, "index": self._index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.seed, self._step, self._index = state["seed"], state["step"], state["index"]
+
+
+class _Checkpoint(Function):
+    """Runs `fn` without recording; the backward pass runs it again, recording, and differentiates that."""
+
+    @staticmethod
+    def forward(ctx: Context, fn: Callable[..., Tensor], generator: Generator | None, *inputs: _core.Tensor) -> Any:
+        ctx.save(fn, generator, generator.state() if generator else None, inputs)
+        with no_grad():
+            return fn(*[Tensor(data) for data in inputs]).data
+
+    @staticmethod
+    def backward(ctx: Context, gradient: _core.Tensor) -> Any:
+        fn, generator, state, inputs = ctx.saved
+        leaves = [Tensor(data, requires_grad=ctx.needs_grad(index + 2)) for index, data in enumerate(inputs)]
+        after = generator.state() if generator else None
+        if generator:
+            generator.set_state(state)
+        with _grad_mode(True):
+            output = fn(*leaves)
+        if generator:
+            generator.set_state(after)
+        output.backward(gradient)
+        gradients = [leaf.grad if leaf.grad is None else leaf.grad.cast(leaf.dtype) for leaf in leaves]
+        return (None, None, *gradients)
+
+
+def checkpoint(fn: Callable[..., Tensor], *inputs: Tensor, generator: Generator | None = None) -> Tensor:
+    """`fn(*inputs)`, keeping only the inputs for the backward pass, which computes the rest again (Chen et al. 2016,
+    arXiv:1604.06174).
+
+    `generator` is the source of dropout inside `fn`: it is set back so that the same masks are drawn. The first input
+    must require a gradient, or be computed from something that does.
+    """
+    return _Checkpoint.apply(fn, generator, *inputs)
