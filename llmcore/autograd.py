@@ -126,8 +126,8 @@ class Tensor:
 
 
 def tensor(values: Any, dtype: _core.DType | None = None, requires_grad: bool = False, device: str = "cpu") -> Tensor:
-    """A leaf from a NumPy array or nested lists: floats become float32, integers int32, unless `dtype` says
-    otherwise.""" return Tensor(_core.from_numpy(np.asarray(values), dtype, device), requires_grad)
+    """A leaf from an array or nested lists: floats become float32, integers int32, unless `dtype` says otherwise."""
+    return Tensor(_core.from_numpy(np.asarray(values), dtype, device), requires_grad)
 
 
 class Context:
