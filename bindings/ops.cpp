@@ -1,6 +1,7 @@
 // One line per op, sorted by family. Every op releases the GIL while it runs.
 #include "bindings.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 #include "ops/layernorm.h"
 
 namespace py = pybind11;
@@ -12,6 +13,13 @@ void bind_ops(py::module_& m) {
 
     // elementwise
     m.def("add", &add, arg("a"), arg("b"), release);
+
+    // embedding
+    m.def("embedding_forward", &embedding_forward, arg("ids"), arg("weight"), release);
+    m.def("token_position_embedding_forward", &token_position_embedding_forward, arg("ids"), arg("positions"),
+          arg("token_weight"), arg("position_weight"), release);
+    m.def("embedding_backward", &embedding_backward, arg("dweight"), arg("dy"), arg("ids"), release);
+    m.def("position_embedding_backward", &position_embedding_backward, arg("dweight"), arg("dy"), release);
 
     // layernorm
     m.def("layernorm_forward", &layernorm_forward, arg("x"), arg("weight"), arg("bias"), arg("epsilon"), release);
