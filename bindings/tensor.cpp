@@ -61,6 +61,10 @@ py::array bf16_bits(const Tensor& tensor) {
     return py::array(py::dtype::of<uint16_t>(), tensor.shape(), tensor.raw(), base);
 }
 
+Tensor from_bf16_bits(const py::array_t<uint16_t, py::array::c_style>& bits) {
+    return copy_array(bits.data(), Shape(bits.shape(), bits.shape() + bits.ndim()), DType::kBFloat16);
+}
+
 py::object item(const Tensor& tensor) {
     LLMCORE_CHECK(tensor.numel() == 1, "item: the tensor must have one element, got shape ", to_string(tensor.shape()));
     if (tensor.dtype() == DType::kInt32) return py::int_(*tensor.data<int32_t>());
@@ -114,5 +118,6 @@ void bind_tensor(py::module_& m) {
             return tensor;
         },
         py::arg("shape"), py::arg("dtype") = DType::kFloat32, py::arg("device") = "cpu");
+    m.def("from_bf16_bits", &from_bf16_bits, py::arg("bits"));
     m.def("from_numpy", &from_numpy, py::arg("array"), py::arg("dtype") = py::none(), py::arg("device") = "cpu");
 }

@@ -1,5 +1,59 @@
-"""llmcore: train language models with kernels written by hand."""
+"""llmcore: train language models with kernels written by hand.
+
+Public names are imported at first use, so that `import llmcore` costs little.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "AdamW": "llmcore.optim",
+    "AutoConfig": "llmcore.models",
+    "AutoModelForCausalLM": "llmcore.models",
+    "AutoTokenizer": "llmcore.data.tokenizer",
+    "CheckpointError": "llmcore.errors",
+    "ConfigError": "llmcore.errors",
+    "DataCollatorForLanguageModeling": "llmcore.data.collators",
+    "DataCollatorWithPadding": "llmcore.data.collators",
+    "DataError": "llmcore.errors",
+    "EarlyStoppingCallback": "llmcore.training.callbacks",
+    "GPT2Config": "llmcore.models",
+    "GPT2LMHeadModel": "llmcore.models",
+    "GenerationConfig": "llmcore.generation",
+    "OutOfMemoryError": "llmcore.errors",
+    "Tensor": "llmcore.autograd",
+    "TextIteratorStreamer": "llmcore.generation",
+    "TextStreamer": "llmcore.generation",
+    "Trainer": "llmcore.training.trainer",
+    "TrainerCallback": "llmcore.training.callbacks",
+    "TrainingArguments": "llmcore.training.arguments",
+    "checkpoint": "llmcore.autograd",
+    "get_scheduler": "llmcore.schedule",
+    "no_grad": "llmcore.autograd",
+    "num_threads": "llmcore._core",
+    "set_num_threads": "llmcore._core",
+    "tensor": "llmcore.autograd",
+}
+_DTYPES = ("float32", "bfloat16", "int32")
+
+__all__ = ["__version__", *sorted(_PUBLIC), *_DTYPES]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _DTYPES:
+        value = getattr(importlib.import_module("llmcore._core").DType, name)
+    else:
+        raise AttributeError(f"module 'llmcore' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

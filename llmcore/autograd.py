@@ -11,6 +11,7 @@ activations have the activation's type and are written, and added only where an 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -215,37 +216,39 @@ class Function:
 
 
 def backward(root: Tensor, gradient: _core.Tensor | None = None) -> None:
-    """See `Tensor.backward`. Iterative, so depth does not matter."""
-    import heapq
-
+    """See `Tensor.backward`."""
     if not root.requires_grad:
         raise RuntimeError("backward: this tensor was not computed from anything that requires a gradient")
     if gradient is None:
         if root.data.numel != 1:
-            raise ValueError(
-                f"backward: a gradient is needed for a tensor of shape {root.shape}; only a scalar has a default"
-            )
+            raise ValueError(f"backward: a tensor of shape {root.shape} needs a gradient; only a scalar has a default")
         gradient = _core.empty(root.shape, root.dtype, root.device)
         gradient.fill_(1.0)
-    if root._node is None:
-        _accumulate_leaf(root, gradient)
-        return
+    _backward_from([(root, gradient)])
 
-    pending: dict[int, list[_core.Tensor | None]] = {root._node.order: [None] * len(root._node.output_specs)}
-    pending[root._node.order][root._index] = gradient
-    queue = [(-root._node.order, root._node)]
+
+def _backward_from(roots: list[tuple[Tensor, _core.Tensor]]) -> None:
+    """Runs the nodes behind `roots` from the newest to the oldest. Iterative, so depth does not matter."""
+    waiting: dict[int, list[_core.Tensor | None]] = {}  # node order -> gradients of its outputs so far
+    queue: list[tuple[int, Node]] = []
+
+    def deliver(target: Tensor, gradient: _core.Tensor) -> None:
+        node = target._node
+        if node is None:
+            _accumulate_leaf(target, gradient)
+            return
+        if node.order not in waiting:
+            waiting[node.order] = [None] * len(node.output_specs)
+            heapq.heappush(queue, (-node.order, node))
+        present = waiting[node.order][target._index]
+        waiting[node.order][target._index] = gradient if present is None else _core.add(present, gradient)
+
+    for root, gradient in roots:
+        deliver(root, gradient)
     while queue:
         order, node = heapq.heappop(queue)
-        for source, input_gradient in _run(node, pending.pop(-order)):
-            if source._node is None:
-                _accumulate_leaf(source, input_gradient)
-                continue
-            waiting = pending.get(source._node.order)
-            if waiting is None:
-                waiting = pending[source._node.order] = [None] * len(source._node.output_specs)
-                heapq.heappush(queue, (-source._node.order, source._node))
-            present = waiting[source._index]
-            waiting[source._index] = input_gradient if present is None else _core.add(present, input_gradient)
+        for source, input_gradient in _run(node, waiting.pop(-order)):
+            deliver(source, input_gradient)
 
 
 def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor, _core.Tensor]]:
@@ -311,33 +314,44 @@ class Generator:
 class _Checkpoint(Function):
     """Runs `fn` without recording; the backward pass runs it again, recording, and differentiates that."""
 
+    undefined_gradients = True
+
     @staticmethod
-    def forward(ctx: Context, fn: Callable[..., Tensor], generator: Generator | None, *inputs: _core.Tensor) -> Any:
+    def forward(ctx: Context, fn: Callable[..., Any], generator: Generator | None, *inputs: _core.Tensor) -> Any:
         ctx.save(fn, generator, generator.state() if generator else None, inputs)
         with no_grad():
-            return fn(*[Tensor(data) for data in inputs]).data
+            outputs = fn(*[Tensor(data) for data in inputs])
+        return tuple(output.data for output in outputs) if isinstance(outputs, tuple) else outputs.data
 
     @staticmethod
-    def backward(ctx: Context, gradient: _core.Tensor) -> Any:
+    def backward(ctx: Context, *gradients: _core.Tensor | None) -> Any:
         fn, generator, state, inputs = ctx.saved
         leaves = [Tensor(data, requires_grad=ctx.needs_grad(index + 2)) for index, data in enumerate(inputs)]
-        after = generator.state() if generator else None
-        if generator:
-            generator.set_state(state)
-        with _grad_mode(True):
-            output = fn(*leaves)
-        if generator:
-            generator.set_state(after)
-        output.backward(gradient)
-        gradients = [leaf.grad if leaf.grad is None else leaf.grad.cast(leaf.dtype) for leaf in leaves]
-        return (None, None, *gradients)
+        with _replay(generator, state), _grad_mode(True):
+            outputs = fn(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        _backward_from([pair for pair in zip(outputs, gradients, strict=True) if pair[1] is not None])
+        return (None, None, *[leaf.grad and leaf.grad.cast(leaf.dtype) for leaf in leaves])
 
 
-def checkpoint(fn: Callable[..., Tensor], *inputs: Tensor, generator: Generator | None = None) -> Tensor:
-    """`fn(*inputs)`, keeping only the inputs for the backward pass, which computes the rest again (Chen et al. 2016,
-    arXiv:1604.06174).
+@contextlib.contextmanager
+def _replay(generator: Generator | None, state: dict[str, int] | None) -> Iterator[None]:
+    """Sets the generator back to `state`, and afterwards to where it was."""
+    if generator is None or state is None:
+        yield
+        return
+    now = generator.state()
+    generator.set_state(state)
+    try:
+        yield
+    finally:
+        generator.set_state(now)
 
-    `generator` is the source of dropout inside `fn`: it is set back so that the same masks are drawn. The first input
-    must require a gradient, or be computed from something that does.
+
+def checkpoint(fn: Callable[..., Any], *inputs: Tensor, generator: Generator | None = None) -> Any:
+    """`fn(*inputs)`, keeping only the inputs for the backward pass, which computes the rest again.
+
+    Chen et al. 2016, arXiv:1604.06174. `fn` returns a Tensor or a tuple of them. `generator`, the source of dropout in
+    `fn`, is set back so that the same masks are drawn. An input must require a gradient, or nothing is recorded.
     """
     return _Checkpoint.apply(fn, generator, *inputs)

@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llmcore import tensor_file
 from llmcore.errors import CheckpointError
-from llmcore.training import tensor_file
 
 logger = logging.getLogger("llmcore")
 

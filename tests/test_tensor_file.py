@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmcore.errors import CheckpointError
-from llmcore.training.tensor_file import file_size, parse_header, read_tensors, write_tensors
+from llmcore.tensor_file import file_size, parse_header, read_tensors, write_tensors
 
 
 def sample_tensors() -> dict[str, np.ndarray]:

@@ -1,0 +1,8 @@
+"""One file per architecture, in reading order: config, blocks, model. `auto` finds the right one for a directory."""
+
+from __future__ import annotations
+
+from llmcore.models.auto import AutoConfig, AutoModelForCausalLM
+from llmcore.models.gpt2 import PRESETS, GPT2Config, GPT2LMHeadModel
+
+__all__ = ["PRESETS", "AutoConfig", "AutoModelForCausalLM", "GPT2Config", "GPT2LMHeadModel"]

@@ -1,0 +1,43 @@
+"""The key/value cache of generation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmcore import _core
+from llmcore.errors import ConfigError
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, one pair of (B, capacity, NKV*HS) tensors per layer.
+
+    Rows may start at different positions (left padding): `starts` (B,) is the first valid position of each. `length`
+    counts positions, padding included, and is the same for all rows.
+    """
+
+    def __init__(self, layers: int, batch_size: int, capacity: int, width: int, dtype: _core.DType, device: str):
+        shape = (batch_size, capacity, width)
+        self.keys = [_core.zeros(shape, dtype, device) for _ in range(layers)]
+        self.values = [_core.zeros(shape, dtype, device) for _ in range(layers)]
+        self.batch_size, self.capacity, self.width = batch_size, capacity, width
+        self.starts = np.zeros(batch_size, np.int32)
+        self.length = 0
+
+    def check_room(self, count: int) -> None:
+        if self.length + count > self.capacity:
+            raise ConfigError(
+                f"the cache holds {self.capacity} positions, {self.length} are used and {count} more were given; "
+                "make it with a larger capacity"
+            )
+
+    def write(self, layer: int, k: _core.Tensor, v: _core.Tensor) -> None:
+        """Puts k, v (B, T, NKV*HS) behind the positions so far. `advance(T)` follows after the last layer."""
+        count = k.shape[1]
+        for cache, new in ((self.keys[layer], k), (self.values[layer], v)):
+            rows = cache.view((self.batch_size * self.capacity, self.width))
+            fresh = new.view((self.batch_size * count, self.width))
+            for b in range(self.batch_size):
+                rows.narrow(b * self.capacity + self.length, count).copy_(fresh.narrow(b * count, count))
+
+    def advance(self, count: int) -> None:
+        self.length += count
