@@ -2,9 +2,11 @@
 // std::invalid_argument -> ValueError, std::out_of_range -> IndexError, OutOfMemory -> llmcore.OutOfMemoryError.
 #pragma once
 
-#include <sstream>
+#include <charconv>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 namespace llmcore {
 
@@ -13,11 +15,28 @@ class OutOfMemory : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// Numbers without a stream: streams ask the global locale, and where another library in the process (PyTorch, say)
+// brings a C++ runtime of its own, the locale's parts are looked up under that one's numbers and every figure prints as
+// nothing.
+template <class Part>
+void append_part(std::string& text, const Part& part) {
+    if constexpr (std::is_arithmetic_v<Part> && !std::is_same_v<Part, char> && !std::is_same_v<Part, bool>) {
+        char digits[32];
+        text.append(digits, std::to_chars(digits, digits + sizeof digits, part).ptr);
+    } else if constexpr (std::is_same_v<Part, bool>) {
+        text += part ? "true" : "false";
+    } else if constexpr (std::is_same_v<Part, char>) {
+        text += part;
+    } else {
+        text += std::string_view(part);
+    }
+}
+
 template <class... Parts>
 std::string concat(const Parts&... parts) {
-    std::ostringstream text;
-    (text << ... << parts);
-    return text.str();
+    std::string text;
+    (append_part(text, parts), ...);
+    return text;
 }
 
 }  // namespace llmcore

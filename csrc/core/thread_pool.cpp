@@ -6,10 +6,9 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -25,13 +24,14 @@ LLMCORE_INLINE void pause_cpu() {
 #endif
 }
 
-// A container's CPU quota (cgroup v2), rounded up; 0 if there is none.
+// A container's CPU quota (cgroup v2), rounded up; 0 if there is none. Without a stream, as in core/check.h.
 int cgroup_quota() {
-    std::ifstream file("/sys/fs/cgroup/cpu.max");
-    std::string quota;
-    double period = 0;
-    if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
-    return static_cast<int>(std::ceil(std::stod(quota) / period));
+    FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (file == nullptr) return 0;
+    double quota = 0, period = 0;
+    int found = std::fscanf(file, "%lf %lf", &quota, &period);  // "max 100000" where there is no limit
+    std::fclose(file);
+    return found == 2 && period > 0 ? static_cast<int>(std::ceil(quota / period)) : 0;
 }
 
 int default_threads() {
