@@ -3,6 +3,8 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layernorm.h"
+#include "ops/norm.h"
+#include "ops/optimizer.h"
 
 namespace py = pybind11;
 using namespace llmcore;
@@ -27,4 +29,20 @@ void bind_ops(py::module_& m) {
           arg("bias"), arg("epsilon"), release);
     m.def("layernorm_backward", &layernorm_backward, arg("dy"), arg("dsum"), arg("x"), arg("weight"), arg("mean"),
           arg("rstd"), arg("dweight"), arg("dbias"), release);
+
+    // norm
+    m.def("global_norm", &global_norm, arg("tensors"), release);
+    m.def("clip_factor", &clip_factor, arg("norm"), arg("max_norm"), release);
+    m.def("all_finite", &all_finite, arg("x"), release);
+
+    // optimizer
+    m.def("adamw_step", &adamw_step, arg("params"), arg("master"), arg("grads"), arg("m"), arg("v"),
+          arg("learning_rate"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("weight_decay"), arg("step"),
+          arg("grad_scale") = py::none(), arg("adam_l2") = false, release);
+    m.def("sgd_step", &sgd_step, arg("params"), arg("master"), arg("grads"), arg("momentum_buffer"),
+          arg("learning_rate"), arg("momentum"), arg("dampening"), arg("nesterov"), arg("weight_decay"), arg("step"),
+          arg("grad_scale") = py::none(), release);
+    m.def("rmsprop_step", &rmsprop_step, arg("params"), arg("master"), arg("grads"), arg("square_avg"),
+          arg("momentum_buffer"), arg("learning_rate"), arg("alpha"), arg("epsilon"), arg("momentum"),
+          arg("weight_decay"), arg("step"), arg("grad_scale") = py::none(), release);
 }

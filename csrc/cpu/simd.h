@@ -43,6 +43,12 @@ LLMCORE_INLINE Vec max(Vec a, Vec b) {
 LLMCORE_INLINE Vec min(Vec a, Vec b) {
     return a < b ? a : b;
 }
+// Exactly rounded; compilers turn the loop into one instruction.
+LLMCORE_INLINE Vec sqrt(Vec v) {
+    Vec result;
+    for (int i = 0; i < kLanes; ++i) result[i] = __builtin_sqrtf(v[i]);
+    return result;
+}
 
 LLMCORE_INLINE Vec load(const float* p) {
     Vec v;
