@@ -5,7 +5,8 @@ In reading order:
     sources      which files a list of paths, folders and globs means
     readers      files -> Documents (text repaired, counted, long ones cut into sections)
     corpus       the standard library of the running Python as a corpus that is always there
-    tokenizer    text <-> ids, on top of Hugging Face's `tokenizers`
+    tokenizer    text <-> ids, on top of Hugging Face's `tokenizers` (byte_level, padding, tokenizer_files)
+    vocabularies how a tokenizer is made: trained BPE, bytes, characters, GPT-2's
     split        which document trains and which one validates
     shards       token ids on disk (shard_format: the layout, shard_writer: how they are written)
     prepare      sources -> train.bin, validation.bin, tokenizer, report
@@ -33,17 +34,16 @@ _MODULE_OF = {
     "TokenLoader": "loader",
     "TokenShard": "shards",
     "Tokenizer": "tokenizer",
-    "byte_tokenizer": "tokenizer",
-    "char_tokenizer": "tokenizer",
+    "byte_tokenizer": "vocabularies",
+    "char_tokenizer": "vocabularies",
     "default_data_collator": "collators",
-    "gpt2_tokenizer": "tokenizer",
+    "gpt2_tokenizer": "vocabularies",
     "open_shard": "shards",
-    "prepare": "prepare",
     "read_documents": "readers",
     "report_examples": "report",
     "report_shards": "report",
     "standard_library_documents": "corpus",
-    "train_bpe": "tokenizer",
+    "train_bpe": "vocabularies",
 }
 
 __all__ = sorted(_MODULE_OF)
