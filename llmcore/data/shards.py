@@ -13,37 +13,56 @@ import stat
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from llmcore.data.shard_format import BLOCK_BYTES, LLMC_HEADER_BYTES, ShardHeader, parse_header
 from llmcore.errors import DataError
 
+if TYPE_CHECKING:
+    from llmcore.data.tokenizer import Tokenizer
+
 Verify = Literal["full", "lazy", "off"]
 
 
 def open_shard(
-    path: str | os.PathLike[str], *, vocab_size: int | None = None, verify: Verify = "lazy", tokenizer: object = None
+    path: str | os.PathLike[str],
+    *,
+    vocab_size: int | None = None,
+    verify: Verify = "lazy",
+    tokenizer: Tokenizer | None = None,
 ) -> TokenShard:
     """Open a shard of any of the three formats.
 
-    `vocab_size` (or a `tokenizer`, for its vocabulary size): ids at or above it are refused; a raw uint16 file cannot
-    be opened without. `verify`: "full" checks every checksum now, "lazy" that of a block when it is first read, "off"
-    only sizes and ids. Foreign formats carry no checksums; their sizes and ids are checked. Raises DataError.
+    `vocab_size`: ids at or above it are refused; a raw uint16 file cannot be opened without. A `tokenizer` stands for
+    its vocabulary size, and has to be the one the shard was written with. `verify`: "full" checks every checksum now,
+    "lazy" that of a block when it is first read, "off" only sizes and ids. Foreign formats carry no checksums; their
+    sizes and ids are checked. Raises DataError.
     """
     if verify not in ("full", "lazy", "off"):
         raise DataError(f"verify must be 'full', 'lazy' or 'off', got {verify!r}.")
     if vocab_size is None and tokenizer is not None:
-        vocab_size = len(tokenizer)  # type: ignore[arg-type]
+        vocab_size = tokenizer.vocab_size
     shard = TokenShard(Path(path), vocab_size, verify)
-    if verify == "full":
-        try:
+    try:
+        _refuse_other_tokenizer(shard, tokenizer)
+        if verify == "full":
             shard.verify()
-        except DataError:
-            shard.close()
-            raise
+    except DataError:
+        shard.close()
+        raise
     return shard
+
+
+def _refuse_other_tokenizer(shard: TokenShard, tokenizer: Tokenizer | None) -> None:
+    written_with = shard.tokenizer_fingerprint
+    if tokenizer is not None and written_with is not None and written_with != tokenizer.fingerprint():
+        raise DataError(
+            f"{shard.path} was written with another tokenizer (fingerprint {written_with[:12]}...) than the one given "
+            f"({tokenizer.fingerprint()[:12]}...): its ids mean other text. Prepare it again, or load the tokenizer "
+            "beside it."
+        )
 
 
 class TokenShard:

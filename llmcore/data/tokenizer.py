@@ -121,13 +121,21 @@ class Tokenizer:
 
     # ---- text to ids and back ----
 
-    def encode(self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False) -> np.ndarray:
-        """The ids of `text`, int32 (T,).
+    def encode(
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        split_special_tokens: bool = False,
+        return_tensors: str | None = None,
+    ) -> np.ndarray:
+        """The ids of `text`, int32 (T,), or (1, T) with return_tensors="np".
 
         `split_special_tokens=True` treats "<|endoftext|>" in the text as ordinary characters: use it for text that is
         not your own. Lone surrogates become U+FFFD. Raises TypeError for anything but a string.
         """
-        return self.encode_batch([text], add_special_tokens, split_special_tokens)[0]
+        check_return_tensors(return_tensors)
+        ids = self.encode_batch([text], add_special_tokens, split_special_tokens)[0]
+        return ids if return_tensors is None else ids[None]
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True, split_special_tokens: bool = False

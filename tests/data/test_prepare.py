@@ -93,7 +93,8 @@ def test_validation_sources(corpus, tmp_path):
 def test_a_special_token_in_the_text_is_plain_text(tmp_path):
     (tmp_path / "a.txt").write_text("evil<|endoftext|>text")
     prepare(tmp_path / "a.txt", tmp_path / "out", "byte", validation_fraction=0)
-    assert texts_of(tmp_path / "out/train.bin", byte_tokenizer()) == ["evil<|endoftext|>text"]
+    ids = open_shard(tmp_path / "out/train.bin").tokens
+    assert ids.tolist() == [*b"evil<|endoftext|>text", 256]
 
 
 def test_validation_of_an_earlier_run_goes(corpus, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from llmcore.data.shard_format import BLOCK_BYTES, HEADER_BYTES, token_dtype
 from llmcore.data.shard_writer import ShardWriter
 from llmcore.data.shards import open_shard
+from llmcore.data.vocabularies import byte_tokenizer, char_tokenizer
 from llmcore.errors import DataError
 
 FINGERPRINT = "ab" * 32
@@ -191,6 +192,15 @@ def test_a_lie_about_the_largest_id_is_found_when_reading(small):
         shard.read(0, 9)
 
 
+def test_another_tokenizer_than_the_one_it_was_written_with(tmp_path):
+    path, tokenizer = tmp_path / "s.bin", byte_tokenizer()
+    with ShardWriter(path, 257, tokenizer_fingerprint=tokenizer.fingerprint()) as writer:
+        writer.add_document(np.array([1, 2]), 2, 2)
+    assert len(open_shard(path, tokenizer=tokenizer)) == 2
+    with pytest.raises(DataError, match="written with another tokenizer"):
+        open_shard(path, tokenizer=char_tokenizer(["a"]))
+
+
 # ---- other formats ----
 
 
@@ -231,7 +241,7 @@ def test_raw_uint16_needs_a_vocabulary(tmp_path):
     with pytest.raises(DataError, match="give vocab_size="):
         open_shard(tmp_path / "train.bin")
     assert open_shard(tmp_path / "train.bin", vocab_size=6, verify="full").read(0, 5).tolist() == [3, 1, 4, 1, 5]
-    assert open_shard(tmp_path / "train.bin", tokenizer=range(6)).vocab_size == 6
+    assert open_shard(tmp_path / "train.bin", tokenizer=byte_tokenizer()).vocab_size == 257
     with pytest.raises(DataError, match="token 4 has the id 5"):
         open_shard(tmp_path / "train.bin", vocab_size=5, verify="full")
     (tmp_path / "train.bin").write_bytes(b"abc")

@@ -92,6 +92,7 @@ def test_call_returns_lists_or_arrays():
     assert arrays.input_ids.tolist() == [[97, 98], [99, 256]] and arrays.input_ids.dtype == np.int32
     assert arrays["attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert tokenizer("ab", return_tensors="np").input_ids.shape == (1, 2)
+    assert tokenizer.encode("ab", return_tensors="np").tolist() == [[97, 98]]
     assert list(tokenizer("ab", return_attention_mask=False)) == ["input_ids"]
 
 
