@@ -5,6 +5,8 @@
 #include "ops/layernorm.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
+#include "ops/reduce.h"
+#include "ops/shape.h"
 
 namespace py = pybind11;
 using namespace llmcore;
@@ -15,6 +17,10 @@ void bind_ops(py::module_& m) {
 
     // elementwise
     m.def("add", &add, arg("a"), arg("b"), release);
+    m.def("sub", &sub, arg("a"), arg("b"), release);
+    m.def("mul", &mul, arg("a"), arg("b"), release);
+    m.def("scale", &scale, arg("x"), arg("factor"), arg("offset") = 0.0, release);
+    m.def("add_into", &add_into, arg("y"), arg("x"), release);
 
     // embedding
     m.def("embedding_forward", &embedding_forward, arg("ids"), arg("weight"), release);
@@ -45,4 +51,16 @@ void bind_ops(py::module_& m) {
     m.def("rmsprop_step", &rmsprop_step, arg("params"), arg("master"), arg("grads"), arg("square_avg"),
           arg("momentum_buffer"), arg("learning_rate"), arg("alpha"), arg("epsilon"), arg("momentum"),
           arg("weight_decay"), arg("step"), arg("grad_scale") = py::none(), release);
+
+    // reduce
+    m.def("sum", &sum, arg("x"), release);
+    m.def("mean", &mean, arg("x"), release);
+    m.def("sum_backward", &sum_backward, arg("dy"), arg("shape"), arg("dtype"), release);
+    m.def("mean_backward", &mean_backward, arg("dy"), arg("shape"), arg("dtype"), release);
+    m.def("add_column_sums", &add_column_sums, arg("total"), arg("x"), release);
+
+    // shape
+    m.def("permute", &permute, arg("x"), arg("axes"), release);
+    m.def("concat", &concat_tensors, arg("tensors"), arg("axis"), release);
+    m.def("split", &split, arg("x"), arg("sizes"), arg("axis"), release);
 }

@@ -119,6 +119,11 @@ class Tensor:
 
         return functional.mul(self, other) if isinstance(other, Tensor) else functional.scale(self, other)
 
+    def __rsub__(self, other: float) -> Tensor:
+        from llmcore import functional
+
+        return functional.scale(self, -1.0, other)
+
     def __neg__(self) -> Tensor:
         return self * -1.0
 
@@ -275,9 +280,7 @@ def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor,
 
 
 def _accumulate_leaf(leaf: Tensor, gradient: _core.Tensor) -> None:
-    buffer = leaf.grad_as_buffer()
-    as_float = gradient if gradient.dtype == _core.DType.float32 else gradient.cast(_core.DType.float32)
-    buffer.copy_(_core.add(buffer, as_float))
+    _core.add_into(leaf.grad_as_buffer(), gradient)
 
 
 class Generator:

@@ -7,6 +7,7 @@ vocabulary, N rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmcore import _core
@@ -25,9 +26,81 @@ class _Add(Function):
         return dy, dy
 
 
-def add(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, of one shape and dtype."""
-    return _Add.apply(a, b)
+def add(a: Tensor, b: Tensor | float) -> Tensor:
+    """a + b, of one shape and dtype; b may be a number."""
+    return _Add.apply(a, b) if isinstance(b, Tensor) else _Scale.apply(a, 1.0, b)
+
+
+class _Sub(Function):
+    @staticmethod
+    def forward(ctx: Context, a: _core.Tensor, b: _core.Tensor) -> _core.Tensor:
+        return _core.sub(a, b)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        return dy, _core.scale(dy, -1.0) if ctx.needs_grad(1) else None
+
+
+def sub(a: Tensor, b: Tensor | float) -> Tensor:
+    """a - b, of one shape and dtype; b may be a number."""
+    return _Sub.apply(a, b) if isinstance(b, Tensor) else _Scale.apply(a, 1.0, -b)
+
+
+class _Mul(Function):
+    @staticmethod
+    def forward(ctx: Context, a: _core.Tensor, b: _core.Tensor) -> _core.Tensor:
+        ctx.save(a if ctx.needs_grad(1) else None, b if ctx.needs_grad(0) else None)
+        return _core.mul(a, b)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        a, b = ctx.saved
+        return None if b is None else _core.mul(dy, b), None if a is None else _core.mul(dy, a)
+
+
+def mul(a: Tensor, b: Tensor | float) -> Tensor:
+    """a * b, element by element, of one shape and dtype; b may be a number."""
+    return _Mul.apply(a, b) if isinstance(b, Tensor) else _Scale.apply(a, b, 0.0)
+
+
+class _Scale(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor, factor: float, offset: float) -> _core.Tensor:
+        ctx.save(factor)
+        return _core.scale(x, factor, offset)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        (factor,) = ctx.saved
+        return dy if factor == 1.0 else _core.scale(dy, factor), None, None
+
+
+def scale(x: Tensor, factor: float, offset: float = 0.0) -> Tensor:
+    """x * factor + offset."""
+    return _Scale.apply(x, factor, offset)
+
+
+class _Cast(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor, dtype: _core.DType) -> _core.Tensor:
+        ctx.save(x.dtype)
+        return x.cast(dtype)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        (dtype,) = ctx.saved
+        return dy.cast(dtype), None
+
+
+def cast(x: Tensor, dtype: _core.DType) -> Tensor:
+    """x in another float type; x itself if it has that type already."""
+    return x if x.dtype == dtype else _Cast.apply(x, dtype)
+
+
+def mse_loss(x: Tensor, target: Tensor) -> Tensor:
+    """The mean of (x - target)^2 over all elements, computed in float32: a float32 scalar."""
+    difference = sub(cast(x, _core.DType.float32), cast(target, _core.DType.float32))
+    return mean(mul(difference, difference))
 
 
 # ------------------------------------------------------------------------------------------- embedding
@@ -148,3 +221,113 @@ def residual_layernorm(
 ) -> tuple[Tensor, Tensor]:
     """(x + residual, layernorm(x + residual)) in one pass over memory. Shapes as in `layernorm`."""
     return _ResidualLayerNorm.apply(x, residual, weight, bias, epsilon)
+
+
+# ---------------------------------------------------------------------------------------------- reduce
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor) -> _core.Tensor:
+        ctx.save(x.shape, x.dtype)
+        return _core.sum(x)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        return _core.sum_backward(dy, *ctx.saved)
+
+
+def sum(x: Tensor) -> Tensor:
+    """The sum of all elements: a float32 scalar, of shape (). Added in double precision."""
+    return _Sum.apply(x)
+
+
+class _Mean(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor) -> _core.Tensor:
+        ctx.save(x.shape, x.dtype)
+        return _core.mean(x)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        return _core.mean_backward(dy, *ctx.saved)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of all elements: a float32 scalar, of shape (). NaN if there are none."""
+    return _Mean.apply(x)
+
+
+# ----------------------------------------------------------------------------------------------- shape
+
+
+class _View(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor, shape: Sequence[int]) -> _core.Tensor:
+        ctx.save(x.shape)
+        return x.view(shape)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        (shape,) = ctx.saved
+        return dy.view(shape), None
+
+
+def view(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same elements in another shape, without a copy; one size may be -1."""
+    return _View.apply(x, shape)
+
+
+class _Permute(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor, axes: Sequence[int]) -> _core.Tensor:
+        ctx.save(axes)
+        return _core.permute(x, axes)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        (axes,) = ctx.saved
+        inverse = [0] * len(axes)
+        for position, axis in enumerate(axes):
+            inverse[axis] = position
+        return _core.permute(dy, inverse), None
+
+
+def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """A copy of x whose axis i is axis axes[i] of x. Up to 5 dimensions."""
+    return _Permute.apply(x, axes)
+
+
+class _Concat(Function):
+    @staticmethod
+    def forward(ctx: Context, axis: int, *tensors: _core.Tensor) -> _core.Tensor:
+        y = _core.concat(tensors, axis)
+        ctx.save(axis, [tensor.shape[axis] for tensor in tensors])
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        axis, sizes = ctx.saved
+        return (None, *_core.split(dy, sizes, axis))
+
+
+def concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """The tensors one after the other along `axis`; their other sizes and their dtypes are equal."""
+    return _Concat.apply(axis, *tensors)
+
+
+class _Split(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor, sizes: Sequence[int], axis: int) -> Any:
+        ctx.save(axis)
+        return tuple(_core.split(x, sizes, axis))
+
+    @staticmethod
+    def backward(ctx: Context, *gradients: _core.Tensor) -> Any:
+        (axis,) = ctx.saved
+        return _core.concat(gradients, axis), None, None
+
+
+def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
+    """Copies of the pieces of x along `axis`; `sizes` add up to the size of that axis."""
+    return _Split.apply(x, sizes, axis)

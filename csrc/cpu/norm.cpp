@@ -5,29 +5,18 @@
 
 #include "core/bf16.h"
 #include "core/thread_pool.h"
+#include "cpu/double_sum.h"
 #include "cpu/simd.h"
 #include "cpu/target.h"
 
 namespace llmcore {
 namespace {
 
-constexpr int kSums = 32;  // independent sums of every level alike, so that all levels add in the same order
-
 // ----------------------------------------------------------------------------------------------------------------
 // kernels
 
 double squared_norm(const float* x, int64_t n) {
-    double sums[kSums] = {};
-    int64_t i = 0;
-    for (; i + kSums <= n; i += kSums)
-        for (int lane = 0; lane < kSums; ++lane) {
-            double value = x[i + lane];
-            sums[lane] += value * value;
-        }
-    for (int lane = 0; i < n; ++i, ++lane) sums[lane] += static_cast<double>(x[i]) * x[i];
-    for (int width = kSums / 2; width > 0; width /= 2)
-        for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
-    return sums[0];
+    return sum_in_double(n, [=](int64_t i) { return static_cast<double>(x[i]) * x[i]; });
 }
 
 template <class T>

@@ -14,18 +14,52 @@ void with_type(DType dtype, F&& f) {
     if (dtype == DType::kInt32) f(TypeTag<int32_t>{});
 }
 
-}  // namespace
-
-Tensor add(const Tensor& a, const Tensor& b) {
-    check_float("add", "a", a);
-    check_dtype("add", "b", b, a.dtype());
-    check_shape("add", "b", b, a.shape());
+// y = launch(a, b) for two tensors of one shape and float type.
+template <class Launch>
+Tensor binary(const char* op, const Tensor& a, const Tensor& b, const Launch& launch) {
+    check_float(op, "a", a);
+    check_dtype(op, "b", b, a.dtype());
+    check_shape(op, "b", b, a.shape());
     Tensor y = Tensor::empty(a.shape(), a.dtype(), a.device());
     dispatch(a, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        add(backend, y.data<T>(), a.data<T>(), b.data<T>(), a.numel());
+        launch(backend, y.data<T>(), a.data<T>(), b.data<T>(), a.numel());
     });
     return y;
+}
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b) {
+    return binary("add", a, b, [](auto... arguments) { add(arguments...); });
+}
+
+Tensor sub(const Tensor& a, const Tensor& b) {
+    return binary("sub", a, b, [](auto... arguments) { sub(arguments...); });
+}
+
+Tensor mul(const Tensor& a, const Tensor& b) {
+    return binary("mul", a, b, [](auto... arguments) { mul(arguments...); });
+}
+
+Tensor scale(const Tensor& x, double factor, double offset) {
+    check_float("scale", "x", x);
+    Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+    dispatch(x, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        scale(backend, y.data<T>(), x.data<T>(), static_cast<float>(factor), static_cast<float>(offset), x.numel());
+    });
+    return y;
+}
+
+void add_into(const Tensor& y, const Tensor& x) {
+    check_dtype("add_into", "y", y, DType::kFloat32);
+    check_float("add_into", "x", x);
+    check_shape("add_into", "x", x, y.shape());
+    dispatch(x, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        add_into(backend, y.data<float>(), x.data<T>(), x.numel());
+    });
 }
 
 void copy_into(const Tensor& y, const Tensor& x) {
