@@ -1,5 +1,7 @@
 // One line per op, sorted by family. Every op releases the GIL while it runs.
 #include "bindings.h"
+#include "core/philox.h"
+#include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layernorm.h"
@@ -14,6 +16,20 @@ using py::arg;
 
 void bind_ops(py::module_& m) {
     auto release = py::call_guard<py::gil_scoped_release>();
+
+    // attention
+    py::class_<AttentionOptions>(m, "AttentionOptions")
+        .def(py::init<int64_t, int64_t, bool, std::optional<Tensor>, std::optional<float>, float, uint64_t, uint64_t>(),
+             arg("num_heads"), arg("num_kv_heads"), arg("causal"), arg("lengths"), arg("scale"), arg("dropout_p"),
+             arg("seed"), arg("offset"));
+    m.def("attention_forward", &attention_forward, arg("q"), arg("k"), arg("v"), arg("options"), release);
+    m.def("attention_backward", &attention_backward, arg("dout"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"),
+          arg("options"), release);
+    m.def("attention_qkv_forward", &attention_qkv_forward, arg("qkv"), arg("options"), release);
+    m.def("attention_qkv_backward", &attention_qkv_backward, arg("dout"), arg("qkv"), arg("out"), arg("lse"),
+          arg("options"), release);
+    m.def("attention_decode", &attention_decode, arg("q"), arg("k_cache"), arg("v_cache"), arg("num_heads"),
+          arg("num_kv_heads"), arg("starts"), arg("lengths"), arg("scale"), release);
 
     // elementwise
     m.def("add", &add, arg("a"), arg("b"), release);
@@ -51,6 +67,15 @@ void bind_ops(py::module_& m) {
     m.def("rmsprop_step", &rmsprop_step, arg("params"), arg("master"), arg("grads"), arg("square_avg"),
           arg("momentum_buffer"), arg("learning_rate"), arg("alpha"), arg("epsilon"), arg("momentum"),
           arg("weight_decay"), arg("step"), arg("grad_scale") = py::none(), release);
+
+    // philox
+    m.def(
+        "philox",
+        [](uint64_t seed, uint64_t offset, uint64_t index) {
+            Philox4 block = philox(seed, offset, index);
+            return py::make_tuple(block.word[0], block.word[1], block.word[2], block.word[3]);
+        },
+        arg("seed"), arg("offset"), arg("index"));
 
     // reduce
     m.def("sum", &sum, arg("x"), release);

@@ -1,0 +1,177 @@
+#include "ops/attention.h"
+
+#include <cmath>
+
+#include "core/dispatch.h"
+#include "kernels/attention.h"
+
+namespace llmcore {
+namespace {
+
+// Up to this many new positions the cache is read in place; beyond, packing it pays.
+constexpr int64_t kDecodeQueries = 4;
+
+void check_options(const char* op, const AttentionOptions& options) {
+    int64_t NH = options.num_heads, NKV = options.num_kv_heads;
+    LLMCORE_CHECK(NH >= 1 && NKV >= 1 && NH % NKV == 0, op,
+                  ": num_heads must be a positive multiple of num_kv_heads, got ", NH, " and ", NKV);
+    LLMCORE_CHECK(options.dropout_p >= 0.0f && options.dropout_p < 1.0f, op,
+                  ": dropout_p must be at least 0 and below 1, got ", options.dropout_p);
+}
+
+void check_counts(const char* op, const char* name, const Tensor& counts, int64_t B, int64_t lowest, int64_t highest) {
+    check_dtype(op, name, counts, DType::kInt32);
+    check_shape(op, name, counts, {B});
+    for (int64_t b = 0; b < B; ++b) {
+        int32_t value = counts.data<int32_t>()[b];
+        LLMCORE_CHECK(value >= lowest && value <= highest, op, ": ", name, " must be from ", lowest, " to ", highest,
+                      ", got ", value, " in row ", b);
+    }
+}
+
+// Fills in what follows from HS and the options; sizes and strides are the caller's.
+AttentionProblem describe(const char* op, const AttentionOptions& options, int64_t B, int64_t Tq, int64_t Tk,
+                          int64_t HS) {
+    LLMCORE_CHECK(HS >= 1 && HS <= 256, op, ": the size of a head must be from 1 to 256, got ", HS);
+    if (options.lengths) check_counts(op, "lengths", *options.lengths, B, 0, Tk);
+    AttentionProblem p{};
+    p.B = B, p.NH = options.num_heads, p.NKV = options.num_kv_heads, p.Tq = Tq, p.Tk = Tk, p.HS = HS;
+    p.q_stride = p.NH * HS, p.k_stride = p.v_stride = p.NKV * HS;
+    p.causal = options.causal ? Causal::kLastKey : Causal::kNone;
+    p.lengths = options.lengths.value_or(Tensor()).data<int32_t>();
+    p.scale = options.scale.value_or(1.0f / std::sqrt(static_cast<float>(HS)));
+    p.dropout_p = options.dropout_p, p.seed = options.seed, p.offset = options.offset;
+    return p;
+}
+
+AttentionProblem problem_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v,
+                            const AttentionOptions& options) {
+    check_options(op, options);
+    check_float(op, "q", q);
+    check_dtype(op, "k", k, q.dtype());
+    check_dtype(op, "v", v, q.dtype());
+    int64_t NH = options.num_heads;
+    LLMCORE_CHECK(q.dim() == 3 && q.size(2) % NH == 0, op, ": q must have shape (B, Tq, ", NH, " * HS), got ",
+                  to_string(q.shape()));
+    int64_t HS = q.size(2) / NH, width = options.num_kv_heads * HS;
+    LLMCORE_CHECK(k.dim() == 3 && k.size(0) == q.size(0) && k.size(2) == width, op, ": k must have shape (", q.size(0),
+                  ", Tk, ", width, "), got ", to_string(k.shape()));
+    check_shape(op, "v", v, k.shape());
+    return describe(op, options, q.size(0), q.size(1), k.size(1), HS);
+}
+
+AttentionProblem packed_problem_of(const char* op, const Tensor& qkv, const AttentionOptions& options) {
+    check_options(op, options);
+    check_float(op, "qkv", qkv);
+    int64_t heads = options.num_heads + 2 * options.num_kv_heads;
+    LLMCORE_CHECK(qkv.dim() == 3 && qkv.size(2) % heads == 0, op, ": qkv must have shape (B, T, ", heads,
+                  " * HS), got ", to_string(qkv.shape()));
+    AttentionProblem p = describe(op, options, qkv.size(0), qkv.size(1), qkv.size(1), qkv.size(2) / heads);
+    p.q_stride = p.k_stride = p.v_stride = qkv.size(2);
+    return p;
+}
+
+void check_backward(const char* op, const Tensor& dout, const Tensor& out, const Tensor& lse, DType dtype,
+                    const AttentionProblem& p) {
+    for (auto [name, tensor] : {std::pair{"dout", &dout}, std::pair{"out", &out}}) {
+        check_dtype(op, name, *tensor, dtype);
+        check_shape(op, name, *tensor, {p.B, p.Tq, p.NH * p.HS});
+    }
+    check_dtype(op, "lse", lse, DType::kFloat32);
+    check_shape(op, "lse", lse, {p.B, p.NH, p.Tq});
+}
+
+// q is the tensor that names device and type; the pointers may lead into one packed array.
+template <class T, class Backend>
+std::tuple<Tensor, Tensor> forward(Backend backend, const Tensor& q, const T* k, const T* v,
+                                   const AttentionProblem& p) {
+    Tensor out = Tensor::empty({p.B, p.Tq, p.NH * p.HS}, q.dtype(), q.device());
+    Tensor lse = Tensor::empty({p.B, p.NH, p.Tq}, DType::kFloat32, q.device());
+    Tensor workspace = float_workspace(attention_forward_workspace(backend, p), q.device());
+    attention_forward(backend, out.data<T>(), lse.data<float>(), q.data<T>(), k, v, workspace.data<float>(), p);
+    return {out, lse};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                             const AttentionOptions& options) {
+    AttentionProblem p = problem_of("attention_forward", q, k, v, options);
+    std::tuple<Tensor, Tensor> result;
+    dispatch(q, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        result = forward<T>(backend, q, k.data<T>(), v.data<T>(), p);
+    });
+    return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
+                                                      const Tensor& v, const Tensor& out, const Tensor& lse,
+                                                      const AttentionOptions& options) {
+    AttentionProblem p = problem_of("attention_backward", q, k, v, options);
+    check_backward("attention_backward", dout, out, lse, q.dtype(), p);
+    Tensor dq = Tensor::empty(q.shape(), q.dtype(), q.device());
+    Tensor dk = Tensor::empty(k.shape(), q.dtype(), q.device());
+    Tensor dv = Tensor::empty(v.shape(), q.dtype(), q.device());
+    dispatch(q, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        Tensor workspace = float_workspace(attention_backward_workspace(backend, p), q.device());
+        attention_backward(backend, dq.data<T>(), dk.data<T>(), dv.data<T>(), dout.data<T>(), q.data<T>(), k.data<T>(),
+                           v.data<T>(), out.data<T>(), lse.data<float>(), workspace.data<float>(), p);
+    });
+    return {dq, dk, dv};
+}
+
+std::tuple<Tensor, Tensor> attention_qkv_forward(const Tensor& qkv, const AttentionOptions& options) {
+    AttentionProblem p = packed_problem_of("attention_qkv_forward", qkv, options);
+    std::tuple<Tensor, Tensor> result;
+    dispatch(qkv, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        const T* k = qkv.data<T>() + p.NH * p.HS;
+        result = forward<T>(backend, qkv, k, k + p.NKV * p.HS, p);
+    });
+    return result;
+}
+
+Tensor attention_qkv_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
+                              const AttentionOptions& options) {
+    AttentionProblem p = packed_problem_of("attention_qkv_backward", qkv, options);
+    check_backward("attention_qkv_backward", dout, out, lse, qkv.dtype(), p);
+    Tensor dqkv = Tensor::empty(qkv.shape(), qkv.dtype(), qkv.device());
+    dispatch(qkv, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        Tensor workspace = float_workspace(attention_backward_workspace(backend, p), qkv.device());
+        int64_t k_at = p.NH * p.HS, v_at = k_at + p.NKV * p.HS;
+        T* dq = dqkv.data<T>();
+        const T* q = qkv.data<T>();
+        attention_backward(backend, dq, dq + k_at, dq + v_at, dout.data<T>(), q, q + k_at, q + v_at, out.data<T>(),
+                           lse.data<float>(), workspace.data<float>(), p);
+    });
+    return dqkv;
+}
+
+Tensor attention_decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, int64_t num_heads,
+                        int64_t num_kv_heads, const Tensor& starts, const Tensor& lengths, std::optional<float> scale) {
+    const char* op = "attention_decode";
+    AttentionOptions options{num_heads, num_kv_heads, true, lengths, scale};
+    AttentionProblem p = problem_of(op, q, k_cache, v_cache, options);
+    check_counts(op, "starts", starts, p.B, 0, p.Tk);
+    p.causal = Causal::kLastValidKey;
+    p.starts = starts.data<int32_t>();
+    Tensor out = Tensor::empty(q.shape(), q.dtype(), q.device());
+    dispatch(q, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        bool few = p.Tq <= kDecodeQueries;
+        size_t floats = few ? attention_decode_workspace(backend, p) : attention_forward_workspace(backend, p);
+        Tensor workspace = float_workspace(floats, q.device());
+        if (few)
+            attention_decode(backend, out.data<T>(), q.data<T>(), k_cache.data<T>(), v_cache.data<T>(),
+                             workspace.data<float>(), p);
+        else
+            attention_forward(backend, out.data<T>(), static_cast<float*>(nullptr), q.data<T>(), k_cache.data<T>(),
+                              v_cache.data<T>(), workspace.data<float>(), p);
+    });
+    return out;
+}
+
+}  // namespace llmcore
