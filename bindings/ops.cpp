@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layernorm.h"
+#include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
 #include "ops/reduce.h"
@@ -51,6 +52,15 @@ void bind_ops(py::module_& m) {
           arg("bias"), arg("epsilon"), release);
     m.def("layernorm_backward", &layernorm_backward, arg("dy"), arg("dsum"), arg("x"), arg("weight"), arg("mean"),
           arg("rstd"), arg("dweight"), arg("dbias"), release);
+
+    // matmul
+    m.def("matmul", &matmul, arg("a"), arg("b"), arg("transpose_a") = false, arg("transpose_b") = false, release);
+    m.def("matmul_add", &matmul_add, arg("y"), arg("a"), arg("b"), arg("transpose_a") = false,
+          arg("transpose_b") = false, release);
+    m.def("linear_forward", &linear_forward, arg("x"), arg("weight"), arg("bias"), arg("activation"), arg("residual"),
+          arg("transpose_weight"), arg("keep_pre_activation"), release);
+    m.def("bias_activation_backward", &bias_activation_backward, arg("dy"), arg("pre"), arg("activation"), arg("dbias"),
+          release);
 
     // norm
     m.def("global_norm", &global_norm, arg("tensors"), release);

@@ -1,0 +1,56 @@
+// Matrix products, and what is fused onto them.
+//
+//   product[m, n] = sum over k of op(a)[m, k] * op(b)[k, n]
+//   y             = residual + activation(product + bias)
+//
+// Products and sums are float whatever the storage; a result is rounded once. Every element of y is summed in an order
+// that depends on K alone: not on M, N, the other elements or the number of threads. So a row of y has the same bits
+// alone and in a batch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/activation.h"
+
+namespace llmcore {
+
+// op(a) is (M, K): a is stored as (M, K), or as (K, M) with transpose_a. op(b) is (K, N): (K, N), or (N, K) with
+// transpose_b. All of it `batch` times: a_step and b_step are the elements from one matrix to the next, 0 where all
+// share one. Any size may be 0; a sum over nothing is 0.
+struct MatmulProblem {
+    int64_t batch, M, N, K;
+    bool transpose_a = false, transpose_b = false;
+    int64_t a_step = 0, b_step = 0;
+    bool accumulate = false;  // y += instead of y =
+};
+
+// bias (N); pre_activation, residual (batch, M, N): each may be null. pre_activation receives product + bias.
+template <class T>
+struct MatmulEpilogue {
+    const T* bias = nullptr;
+    Activation activation = Activation::kNone;
+    T* pre_activation = nullptr;
+    const T* residual = nullptr;
+};
+
+// y (batch, M, N).
+template <class Backend, class Out, class A, class B>
+void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& problem, const MatmulEpilogue<Out>& epilogue,
+            float* workspace);
+
+// Floats of workspace: packed blocks of a and b and a tile of sums for every thread.
+template <class Backend>
+size_t matmul_workspace(Backend, const MatmulProblem& problem);
+
+// Back through activation(product + bias): dpre (M, N) = dy * activation'(pre), dbias (N) float += column sums of that.
+// For Activation::kNone pre is not read and dpre, being dy, is not written. dpre and dbias may be null.
+template <class Backend, class T>
+void bias_activation_backward(Backend, T* dpre, float* dbias, const T* dy, const T* pre, float* workspace, int64_t M,
+                              int64_t N, Activation activation);
+
+// Floats of workspace: partial column sums.
+template <class Backend>
+size_t bias_activation_backward_workspace(Backend, int64_t M, int64_t N);
+
+}  // namespace llmcore

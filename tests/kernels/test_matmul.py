@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from llmcore import _core
+from llmcore import functional as F
+from llmcore.autograd import Tensor
+from tests.cases import BFLOAT16, DTYPES, FLOAT32, assert_close, check_gradient, leaf, poison_allocator, random_array
+
+TRANSPOSES = list(itertools.product([False, True], repeat=2))
+ACTIVATIONS = [None, "gelu_new", "gelu", "relu", "silu", "tanh"]
+
+# (M, N, K) around the sizes at which the CPU kernel changes its ways: strips (4, 6, 14 rows), panels (8, 16, 32
+# columns), blocks of K (384), tiles (512 columns, 560 rows), and all that is smaller than one of them.
+SHAPES = [
+    *((1, 1, 1), (1, 33, 7), (3, 1, 31), (15, 31, 33), (14, 32, 16), (29, 65, 257)),
+    *((5, 513, 9), (563, 3, 5), (2, 40, 385), (31, 17, 769), (64, 64, 64)),
+]
+
+
+def transposed(x: np.ndarray, transpose: bool) -> np.ndarray:
+    return np.swapaxes(x, -1, -2) if transpose else x
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+def activate(x: np.ndarray, name: str | None) -> np.ndarray:
+    if name == "gelu_new":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    if name == "gelu":
+        return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+    if name == "relu":
+        return np.maximum(x, 0)
+    if name == "silu":
+        return x / (1 + np.exp(-x))
+    return np.tanh(x) if name == "tanh" else x
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
+@pytest.mark.parametrize("M, N, K", SHAPES)
+def test_integers_are_exact(M, N, K, transpose_a, transpose_b, dtype):
+    """Small integers and their sums have no rounding in float32; a bfloat16 result is rounded once."""
+    generator = np.random.default_rng(M * 1000 + N * 10 + K)
+    a = generator.integers(-3, 4, (K, M) if transpose_a else (M, K)).astype(np.float32)
+    b = generator.integers(-3, 4, (N, K) if transpose_b else (K, N)).astype(np.float32)
+    poison_allocator()
+    y = _core.matmul(_core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b)
+    expected = transposed(a, transpose_a) @ transposed(b, transpose_b)
+    np.testing.assert_array_equal(y.numpy(), _core.from_numpy(expected, dtype).numpy())
+
+    total = _core.from_numpy(generator.integers(-9, 9, (M, N)).astype(np.float32))
+    expected = expected + total.numpy()
+    _core.matmul_add(total, _core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b)
+    np.testing.assert_array_equal(total.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
+@pytest.mark.parametrize("batch_a, batch_b", [((), ()), ((2, 3), (2, 3)), ((4,), ()), ((), (4,))])
+def test_gradients(batch_a, batch_b, transpose_a, transpose_b, dtype):
+    M, N, K = 9, 18, 21
+    a = random_array((*batch_a, *((K, M) if transpose_a else (M, K))), 1, dtype=dtype)
+    b = random_array((*batch_b, *((N, K) if transpose_b else (K, N))), 2, dtype=dtype)
+    ta, tb = leaf(a, dtype), leaf(b, dtype)
+
+    def reference(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return transposed(u, transpose_a) @ transposed(v, transpose_b)
+
+    poison_allocator()
+    y = F.matmul(ta, tb, transpose_a, transpose_b)
+    expected = reference(a, b)
+    assert y.shape == expected.shape
+    assert_close(y, expected, dtype, scale=np.sqrt(K))
+    dy = random_array(expected.shape, 3, dtype=dtype)
+    y.backward(_core.from_numpy(dy, dtype))
+    check_gradient(ta.grad, lambda v: (reference(v, b) * dy).sum(), a, dtype, scale=np.sqrt(K))
+    check_gradient(tb.grad, lambda v: (reference(a, v) * dy).sum(), b, dtype, scale=np.sqrt(K))
+
+
+def test_gradients_of_a_shared_operand_are_not_rounded_to_bfloat16():
+    ones = np.ones((300, 1))
+    weight = leaf(np.ones((1, 1)), BFLOAT16)
+    F.matmul(leaf(ones, BFLOAT16), weight).backward(_core.from_numpy(ones, BFLOAT16))
+    F.matmul(leaf(ones[:1], BFLOAT16), weight).backward(_core.from_numpy(ones[:1], BFLOAT16))
+    assert weight.grad.item() == 301  # bfloat16 has no 301
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("transpose_weight", [True, False])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear(with_bias, transpose_weight, activation, dtype):
+    B, T, N, K = 3, 7, 37, 19
+    x = random_array((B, T, K), 1, dtype=dtype)
+    weight = random_array((N, K) if transpose_weight else (K, N), 2, 0.5, dtype=dtype)
+    bias = random_array((N,), 3, dtype=dtype) if with_bias else np.zeros(N)
+    residual = random_array((B, T, N), 4, dtype=dtype)
+    dy = random_array((B, T, N), 5, dtype=dtype)
+
+    def reference(x, weight, bias, residual) -> np.ndarray:
+        return residual + activate(x @ transposed(weight, transpose_weight) + bias, activation)
+
+    values = [x, weight, bias, residual]
+    tensors = [leaf(value, dtype) for value in values]
+    poison_allocator()
+    y = F.linear(tensors[0], tensors[1], tensors[2] if with_bias else None, activation, transpose_weight, tensors[3])
+    assert_close(y, reference(*values), dtype, scale=np.sqrt(K))
+    y.backward(_core.from_numpy(dy, dtype))
+    for i in range(4):
+        if i == 2 and not with_bias:
+            continue
+
+        def loss(value: np.ndarray, i: int = i) -> float:
+            return (reference(*values[:i], value, *values[i + 1 :]) * dy).sum()
+
+        check_gradient(tensors[i].grad, loss, values[i], dtype, scale=np.sqrt(K))
+
+
+def test_linear_adds_into_gradients_that_are_there():
+    x, weight, bias = leaf(np.ones((2, 3))), leaf(np.ones((4, 3))), leaf(np.zeros(4))
+    for _ in range(2):
+        y = F.linear(x, weight, bias)
+        y.backward(_core.from_numpy(np.ones((2, 4))))
+    np.testing.assert_array_equal(weight.grad.numpy(), np.full((4, 3), 4))
+    np.testing.assert_array_equal(bias.grad.numpy(), np.full(4, 4))
+    np.testing.assert_array_equal(x.grad.numpy(), np.full((2, 3), 8))
+
+
+def test_linear_without_gradients_keeps_no_pre_activation():
+    x, weight = np.ones((64, 64)), np.ones((64, 64))
+    inference = Tensor(_core.from_numpy(x)), Tensor(_core.from_numpy(weight))
+    y = F.linear(*inference, activation="gelu")
+    assert not y.requires_grad
+    _core.reset_peak_memory("cpu")
+    before = _core.memory_stats("cpu")["allocated"]
+    F.linear(*inference, activation="gelu")
+    without = _core.memory_stats("cpu")["peak_allocated"] - before
+    _core.reset_peak_memory("cpu")
+    F.linear(leaf(x), inference[1], activation="gelu")
+    # x is copied into the leaf, and the pre-activation is kept
+    assert _core.memory_stats("cpu")["peak_allocated"] - before >= without + 2 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
+def test_activations_over_the_whole_range(activation):
+    """Bounds of cpu/simd_math.h, through products with 1: over all magnitudes, and densely where things happen."""
+    magnitudes = np.concatenate([np.logspace(-38, 38, 5000), np.linspace(0, 12, 20011)])
+    x = np.concatenate([magnitudes, -magnitudes]).astype(np.float32)
+    one, points = leaf(np.ones((1, 1))), leaf(x[:, None])
+    y = F.linear(one, points, activation=activation)  # (1, points)
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        expected = activate(wide, activation)
+    scale = np.maximum(1, np.abs(wide))
+    np.testing.assert_allclose(y.numpy()[0] / scale, expected / scale, atol=2e-7, rtol=0)
+
+    y.backward(_core.from_numpy(np.ones((1, x.size))))
+    with np.errstate(over="ignore"):
+        step = 1e-5
+        slope = (activate(wide + step, activation) - activate(wide - step, activation)) / (2 * step)
+    inside = (np.abs(wide) < 30) & ((np.abs(wide) > 2 * step) | (activation != "relu"))
+    np.testing.assert_allclose(points.grad.numpy()[inside, 0], slope[inside], atol=3e-7, rtol=0)
+    outer = points.grad.numpy()[np.abs(wide) > 30, 0]
+    expected_outer = (wide > 0) & (activation != "tanh")
+    np.testing.assert_allclose(outer, expected_outer[np.abs(wide) > 30], atol=1e-11)  # silu(-30)
+
+
+def test_tanh_is_relatively_exact():
+    x = np.concatenate([np.logspace(-30, 2, 4001), -np.logspace(-30, 2, 4001)]).astype(np.float32)
+    one = Tensor(_core.from_numpy(np.ones((1, 1))))
+    points = Tensor(_core.from_numpy(x[:, None]))
+    np.testing.assert_allclose(
+        F.linear(one, points, activation="tanh").numpy()[0], np.tanh(x.astype(np.float64)), rtol=2.4e-7
+    )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_stays_nan(activation):
+    x = leaf(np.array([[np.nan], [1.0]]))
+    y = F.linear(x, leaf(np.ones((1, 1))), activation=activation)
+    y.backward(_core.from_numpy(np.ones((2, 1))))
+    assert np.isnan(y.numpy()[0, 0]) and np.isfinite(y.numpy()[1, 0])
+    if activation is not None:
+        assert np.isnan(x.grad.numpy()[0, 0]) and np.isfinite(x.grad.numpy()[1, 0])
+
+
+@pytest.mark.parametrize("M, N, K", [(0, 5, 3), (5, 0, 3), (5, 3, 0), (0, 0, 0)])
+def test_empty(M, N, K):
+    x, weight, bias = leaf(np.ones((M, K))), leaf(np.ones((N, K))), leaf(np.full(N, 2.0))
+    poison_allocator()
+    y = F.linear(x, weight, bias)
+    np.testing.assert_array_equal(y.numpy(), np.full((M, N), K + 2.0))
+    y.backward(_core.from_numpy(np.ones((M, N))))
+    np.testing.assert_array_equal(weight.grad.numpy(), np.full((N, K), M))
+    np.testing.assert_array_equal(bias.grad.numpy(), np.full(N, M))
+    np.testing.assert_array_equal(x.grad.numpy(), np.full((M, K), N))
+    batch = F.matmul(leaf(np.ones((0, M, K))), leaf(np.ones((0, K, N))))
+    assert batch.shape == (0, M, N)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_same_bits_for_any_number_of_threads(dtype):
+    x, weight = random_array((103, 401), 1, dtype=dtype), random_array((205, 401), 2, dtype=dtype)
+    bias, dy = random_array((205,), 3, dtype=dtype), random_array((103, 205), 4, dtype=dtype)
+    results = []
+    for threads in (1, 2, 3, 4):
+        _core.set_num_threads(threads)
+        tensors = [leaf(value, dtype) for value in (x, weight, bias)]
+        y = F.linear(*tensors, activation="gelu_new")
+        y.backward(_core.from_numpy(dy, dtype))
+        results.append([y.numpy().copy(), *(t.grad.numpy().copy() for t in tensors)])
+    _core.set_num_threads(0)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_row_alone_has_the_bits_it_has_in_a_batch():
+    x, weight = random_array((50, 777), 1), random_array((90, 777), 2)
+    together = _core.matmul(_core.from_numpy(x), _core.from_numpy(weight), False, True).numpy()
+    for row in (0, 13, 14, 49):
+        alone = _core.matmul(_core.from_numpy(x[row : row + 1]), _core.from_numpy(weight), False, True).numpy()
+        np.testing.assert_array_equal(alone[0], together[row])
+
+
+def test_wrong_arguments_are_refused():
+    def array(*shape: int, dtype: _core.DType = FLOAT32) -> Tensor:
+        return leaf(np.ones(shape), dtype)
+
+    with pytest.raises(ValueError, match=r"matmul: the summed dimensions differ: a \(2, 3\) has 3, b \(4, 5\) has 4"):
+        F.matmul(array(2, 3), array(4, 5))
+    with pytest.raises(ValueError, match=r"a \(3, 2\) transposed has 3"):
+        F.matmul(array(3, 2), array(4, 5), transpose_a=True)
+    with pytest.raises(ValueError, match="matmul: the dimensions before the last two must be equal"):
+        F.matmul(array(2, 2, 3), array(3, 3, 4))
+    with pytest.raises(ValueError, match="matmul: a and b need at least two dimensions"):
+        F.matmul(array(3), array(3, 4))
+    with pytest.raises(ValueError, match="matmul: b must be float32, got bfloat16"):
+        F.matmul(array(2, 3), array(3, 4, dtype=BFLOAT16))
+    with pytest.raises(ValueError, match=r"linear: weight must have shape \(4, 3\), got \(4, 5\)"):
+        F.linear(array(2, 3), array(4, 5))
+    with pytest.raises(ValueError, match=r"linear: bias must have shape \(4\), got \(3\)"):
+        F.linear(array(2, 3), array(4, 3), array(3))
+    with pytest.raises(ValueError, match=r"linear: residual must have shape \(2, 4\), got \(2, 3\)"):
+        F.linear(array(2, 3), array(4, 3), residual=array(2, 3))
+    with pytest.raises(ValueError, match='linear: activation must be None, "gelu_new".* got "gelux"'):
+        F.linear(array(2, 3), array(4, 3), activation="gelux")
