@@ -1,6 +1,7 @@
 // One line per op, sorted by family. Every op releases the GIL while it runs.
 #include "bindings.h"
 #include "core/philox.h"
+#include "ops/activation.h"
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
@@ -17,6 +18,14 @@ using py::arg;
 
 void bind_ops(py::module_& m) {
     auto release = py::call_guard<py::gil_scoped_release>();
+
+    // activation
+    m.def("activation_forward", &activation_forward, arg("x"), arg("activation"), release);
+    m.def("activation_backward", &activation_backward, arg("dy"), arg("x"), arg("activation"), release);
+    m.def("sigmoid_forward", &sigmoid_forward, arg("x"), release);
+    m.def("sigmoid_backward", &sigmoid_backward, arg("dy"), arg("y"), release);
+    m.def("swiglu_forward", &swiglu_forward, arg("gate"), arg("up"), release);
+    m.def("swiglu_backward", &swiglu_backward, arg("dy"), arg("gate"), arg("up"), release);
 
     // attention
     py::class_<AttentionOptions>(m, "AttentionOptions")
