@@ -10,6 +10,7 @@
 #include "ops/norm.h"
 #include "ops/optimizer.h"
 #include "ops/reduce.h"
+#include "ops/rmsnorm.h"
 #include "ops/shape.h"
 
 namespace py = pybind11;
@@ -102,6 +103,13 @@ void bind_ops(py::module_& m) {
     m.def("sum_backward", &sum_backward, arg("dy"), arg("shape"), arg("dtype"), release);
     m.def("mean_backward", &mean_backward, arg("dy"), arg("shape"), arg("dtype"), release);
     m.def("add_column_sums", &add_column_sums, arg("total"), arg("x"), release);
+
+    // rmsnorm
+    m.def("rmsnorm_forward", &rmsnorm_forward, arg("x"), arg("weight"), arg("epsilon"), release);
+    m.def("residual_rmsnorm_forward", &residual_rmsnorm_forward, arg("x"), arg("residual"), arg("weight"),
+          arg("epsilon"), release);
+    m.def("rmsnorm_backward", &rmsnorm_backward, arg("dy"), arg("dsum"), arg("x"), arg("weight"), arg("rstd"),
+          arg("dweight"), release);
 
     // shape
     m.def("permute", &permute, arg("x"), arg("axes"), release);
