@@ -3,6 +3,7 @@
 #include "core/philox.h"
 #include "ops/activation.h"
 #include "ops/attention.h"
+#include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layernorm.h"
@@ -41,6 +42,21 @@ void bind_ops(py::module_& m) {
           arg("options"), release);
     m.def("attention_decode", &attention_decode, arg("q"), arg("k_cache"), arg("v_cache"), arg("num_heads"),
           arg("num_kv_heads"), arg("starts"), arg("lengths"), arg("scale"), release);
+
+    // cross_entropy
+    py::class_<CrossEntropyOptions>(m, "CrossEntropyOptions")
+        .def(py::init(&cross_entropy_options), arg("ignore_index"), arg("label_smoothing"), arg("num_items"));
+    m.def("cross_entropy_forward", &cross_entropy_forward, arg("logits"), arg("targets"), arg("options"), release);
+    m.def("cross_entropy_backward", &cross_entropy_backward, arg("dloss"), arg("logits"), arg("lse"), arg("scale"),
+          arg("targets"), arg("options"), release);
+    m.def("linear_cross_entropy_forward", &linear_cross_entropy_forward, arg("x"), arg("weight"), arg("targets"),
+          arg("options"), release);
+    m.def("linear_cross_entropy_backward", &linear_cross_entropy_backward, arg("dloss"), arg("x"), arg("weight"),
+          arg("lse"), arg("scale"), arg("targets"), arg("dweight"), arg("needs_dx"), arg("options"), release);
+    m.def("linear_cross_entropy_fused", &linear_cross_entropy_fused, arg("x"), arg("weight"), arg("targets"),
+          arg("dweight"), arg("needs_dx"), arg("options"), release);
+    m.def("linear_cross_entropy_per_token", &linear_cross_entropy_per_token, arg("x"), arg("weight"), arg("targets"),
+          arg("ignore_index") = -100, release);
 
     // elementwise
     m.def("add", &add, arg("a"), arg("b"), release);

@@ -1,0 +1,36 @@
+// Cross-entropy of softmax(logits) and target ids, with label smoothing as torch defines it (Szegedy et al. 2016,
+// arXiv:1512.00567, section 7):
+//
+//   lse     = log(sum over v of exp(logits[v]))
+//   loss    = lse - (1 - smoothing) * logits[target] - smoothing * mean over v of logits[v]
+//   dlogits = (softmax(logits) - (1 - smoothing) * [v = target] - smoothing / V) * dloss
+//
+// logits (N, V), targets (N) in [0, V) or ignore_index; losses, lse (N) float. A row with ignore_index has loss 0 and
+// gradient 0.
+#pragma once
+
+#include <cstdint>
+
+namespace llmcore {
+
+template <class Backend, class T>
+void cross_entropy_forward(Backend, float* losses, float* lse, const T* logits, const int32_t* targets, int64_t N,
+                           int64_t V, int32_t ignore_index, float label_smoothing);
+
+// scale (1) = 1 / num_items, or 1 / (number of targets that are not ignored) where num_items is 0. No targets: 0.
+template <class Backend>
+void cross_entropy_scale(Backend, float* scale, const int32_t* targets, int64_t N, int32_t ignore_index,
+                         double num_items);
+
+// loss (1) = scale * sum of losses, added in double in the order of the rows.
+template <class Backend>
+void cross_entropy_reduce(Backend, float* loss, const float* losses, const float* scale, int64_t N);
+
+// dlogits = ..., for a gradient dloss (1) of the reduced loss. dlogits may be logits if both are float. dloss may be
+// null and is then 1.
+template <class Backend, class Out, class T>
+void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const float* scale, const T* logits,
+                            const float* lse, const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
+                            float label_smoothing);
+
+}  // namespace llmcore

@@ -1,0 +1,217 @@
+#include "ops/cross_entropy.h"
+
+#include <algorithm>
+
+#include "core/dispatch.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/matmul.h"
+
+namespace llmcore {
+namespace {
+
+// A chunk's logits take 64 MiB at most. Within that, 256 rows amortise the packing of the weight, and 4 MiB keep a
+// small vocabulary's logits in the cache.
+constexpr int64_t kMaxChunkLogits = 1 << 24;
+constexpr int64_t kGoodChunkLogits = 1 << 20;
+constexpr int64_t kGoodChunkRows = 256;
+
+// Rows of a chunk, by the sizes alone; all chunks about equal.
+int64_t chunk_rows(int64_t N, int64_t V) {
+    int64_t good = std::max(kGoodChunkRows, kGoodChunkLogits / std::max<int64_t>(V, 1));
+    int64_t rows = std::clamp<int64_t>(kMaxChunkLogits / std::max<int64_t>(V, 1), 1, good);
+    int64_t chunks = std::max<int64_t>((N + rows - 1) / rows, 1);
+    return std::max<int64_t>((N + chunks - 1) / chunks, 1);
+}
+
+void check_targets(const char* op, const Tensor& targets, const Shape& shape, int64_t V, int32_t ignore_index) {
+    LLMCORE_CHECK(V > 0, op, ": there must be logits for at least one id, got 0");
+    check_dtype(op, "targets", targets, DType::kInt32);
+    check_shape(op, "targets", targets, shape);
+    const int32_t* ids = targets.data<int32_t>();
+    for (int64_t n = 0; n < targets.numel(); ++n)
+        if (ids[n] != ignore_index && (ids[n] < 0 || ids[n] >= V))
+            throw std::out_of_range(concat(op, ": targets has the id ", ids[n], " at element ", n,
+                                           ", but there are logits for ", V, " ids (0 to ", V - 1,
+                                           ") and ignore_index is ", ignore_index));
+}
+
+Shape rows_of(const Tensor& x) {
+    return Shape(x.shape().begin(), x.shape().end() - 1);
+}
+
+void check_logits(const char* op, const Tensor& logits, const Tensor& targets, const CrossEntropyOptions& options) {
+    check_float(op, "logits", logits);
+    LLMCORE_CHECK(logits.dim() >= 1, op, ": logits must have a last dimension");
+    check_targets(op, targets, rows_of(logits), logits.size(-1), options.ignore_index);
+}
+
+void check_linear(const char* op, const Tensor& x, const Tensor& weight, const Tensor& targets,
+                  const std::optional<Tensor>& dweight, int32_t ignore_index) {
+    check_float(op, "x", x);
+    LLMCORE_CHECK(x.dim() >= 1, op, ": x must have a last dimension");
+    check_dtype(op, "weight", weight, x.dtype());
+    LLMCORE_CHECK(weight.dim() == 2 && weight.size(1) == x.size(-1), op, ": weight must have shape (V, ", x.size(-1),
+                  "), got ", to_string(weight.shape()));
+    if (dweight) check_shape(op, "dweight", *dweight, weight.shape());
+    if (dweight) check_dtype(op, "dweight", *dweight, DType::kFloat32);
+    check_targets(op, targets, rows_of(x), weight.size(0), ignore_index);
+}
+
+Tensor float_tensor(const Shape& shape, const Tensor& like) {
+    return Tensor::empty(shape, DType::kFloat32, like.device());
+}
+
+Tensor scale_of(const Tensor& targets, const CrossEntropyOptions& options) {
+    Tensor scale = float_tensor({1}, targets);
+    dispatch_backend(targets.device(), [&](auto backend) {
+        cross_entropy_scale(backend, scale.data<float>(), targets.data<int32_t>(), targets.numel(),
+                            options.ignore_index, options.num_items);
+    });
+    return scale;
+}
+
+Tensor reduce(const Tensor& losses, const Tensor& scale) {
+    Tensor loss = float_tensor({}, losses);
+    dispatch_backend(losses.device(), [&](auto backend) {
+        cross_entropy_reduce(backend, loss.data<float>(), losses.data<float>(), scale.data<float>(), losses.numel());
+    });
+    return loss;
+}
+
+template <class Out, class A, class B, class Backend>
+void multiply(Backend backend, Out* y, const A* a, const B* b, const MatmulProblem& problem) {
+    Tensor workspace = float_workspace(matmul_workspace(backend, problem), Device{});
+    matmul(backend, y, a, b, problem, MatmulEpilogue<Out>{}, workspace.data<float>());
+}
+
+// What a pass over the chunks computes; a tensor that is not defined is left out.
+struct Pass {
+    Tensor losses, lse;   // (N): written if losses is defined; else lse is read
+    Tensor dx, dweight;   // (N, C) and (V, C) float32 +=
+    Tensor dloss, scale;  // for the gradients; dloss not defined: 1
+};
+
+void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const Tensor& targets,
+                const CrossEntropyOptions& options) {
+    int64_t V = weight.size(0), C = weight.size(1), N = targets.numel(), rows = chunk_rows(N, V);
+    Tensor logits_chunk = float_tensor({std::min(rows, N), V}, x);
+    dispatch(x, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        float* logits = logits_chunk.data<float>();
+        for (int64_t first = 0; first < N; first += rows) {
+            int64_t n = std::min(rows, N - first);
+            const T* x_n = x.data<T>() + first * C;
+            const int32_t* targets_n = targets.data<int32_t>() + first;
+            float* lse_n = pass.lse.data<float>() + first;
+            multiply(backend, logits, x_n, weight.data<T>(), {1, n, V, C, false, true});
+            if (pass.losses.defined())
+                cross_entropy_forward(backend, pass.losses.data<float>() + first, lse_n, logits, targets_n, n, V,
+                                      options.ignore_index, options.label_smoothing);
+            if (!pass.dx.defined() && !pass.dweight.defined()) continue;
+            cross_entropy_backward(backend, logits, pass.dloss.data<float>(), pass.scale.data<float>(), logits, lse_n,
+                                   targets_n, n, V, options.ignore_index, options.label_smoothing);
+            if (pass.dx.defined())
+                multiply(backend, pass.dx.data<T>() + first * C, logits, weight.data<T>(), {1, n, C, V});
+            if (pass.dweight.defined()) {
+                MatmulProblem problem{1, V, C, n, true, false};
+                problem.accumulate = true;
+                multiply(backend, pass.dweight.data<float>(), logits, x_n, problem);
+            }
+        }
+    });
+}
+
+}  // namespace
+
+CrossEntropyOptions cross_entropy_options(int32_t ignore_index, float label_smoothing,
+                                          std::optional<double> num_items) {
+    LLMCORE_CHECK(label_smoothing >= 0.0f && label_smoothing <= 1.0f,
+                  "cross_entropy: label_smoothing must be between 0 and 1, got ", label_smoothing);
+    LLMCORE_CHECK(!num_items || *num_items > 0, "cross_entropy: num_items must be positive or None, got ",
+                  num_items.value_or(0));
+    return {ignore_index, label_smoothing, num_items.value_or(0)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const Tensor& logits, const Tensor& targets,
+                                                         const CrossEntropyOptions& options) {
+    check_logits("cross_entropy", logits, targets, options);
+    Tensor losses = float_tensor(targets.shape(), logits), lse = float_tensor(targets.shape(), logits);
+    dispatch(logits, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        cross_entropy_forward(backend, losses.data<float>(), lse.data<float>(), logits.data<T>(),
+                              targets.data<int32_t>(), targets.numel(), logits.size(-1), options.ignore_index,
+                              options.label_smoothing);
+    });
+    Tensor scale = scale_of(targets, options);
+    return {reduce(losses, scale), lse, scale};
+}
+
+Tensor cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const Tensor& lse, const Tensor& scale,
+                              const Tensor& targets, const CrossEntropyOptions& options) {
+    check_logits("cross_entropy_backward", logits, targets, options);
+    check_shape("cross_entropy_backward", "dloss", dloss, {});
+    Tensor dlogits = Tensor::empty(logits.shape(), logits.dtype(), logits.device());
+    dispatch(logits, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        cross_entropy_backward(backend, dlogits.data<T>(), dloss.data<float>(), scale.data<float>(), logits.data<T>(),
+                               lse.data<float>(), targets.data<int32_t>(), targets.numel(), logits.size(-1),
+                               options.ignore_index, options.label_smoothing);
+    });
+    return dlogits;
+}
+
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_forward(const Tensor& x, const Tensor& weight,
+                                                                const Tensor& targets,
+                                                                const CrossEntropyOptions& options) {
+    check_linear("linear_cross_entropy", x, weight, targets, std::nullopt, options.ignore_index);
+    Pass pass;
+    pass.losses = float_tensor(targets.shape(), x);
+    pass.lse = float_tensor(targets.shape(), x);
+    run_chunks(pass, x, weight, targets, options);
+    Tensor scale = scale_of(targets, options);
+    return {reduce(pass.losses, scale), pass.lse, scale};
+}
+
+std::optional<Tensor> linear_cross_entropy_backward(const Tensor& dloss, const Tensor& x, const Tensor& weight,
+                                                    const Tensor& lse, const Tensor& scale, const Tensor& targets,
+                                                    std::optional<Tensor> dweight, bool needs_dx,
+                                                    const CrossEntropyOptions& options) {
+    const char* op = "linear_cross_entropy_backward";
+    check_linear(op, x, weight, targets, dweight, options.ignore_index);
+    check_shape(op, "dloss", dloss, {});
+    Pass pass;
+    pass.lse = lse;
+    pass.dloss = dloss;
+    pass.scale = scale;
+    pass.dweight = dweight.value_or(Tensor());
+    if (needs_dx) pass.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+    run_chunks(pass, x, weight, targets, options);
+    return needs_dx ? std::optional<Tensor>(pass.dx) : std::nullopt;
+}
+
+std::tuple<Tensor, std::optional<Tensor>> linear_cross_entropy_fused(const Tensor& x, const Tensor& weight,
+                                                                     const Tensor& targets,
+                                                                     std::optional<Tensor> dweight, bool needs_dx,
+                                                                     const CrossEntropyOptions& options) {
+    check_linear("linear_cross_entropy", x, weight, targets, dweight, options.ignore_index);
+    Pass pass;
+    pass.losses = float_tensor(targets.shape(), x);
+    pass.lse = float_tensor(targets.shape(), x);
+    pass.scale = scale_of(targets, options);
+    pass.dweight = dweight.value_or(Tensor());
+    if (needs_dx) pass.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
+    run_chunks(pass, x, weight, targets, options);
+    return {reduce(pass.losses, pass.scale), needs_dx ? std::optional<Tensor>(pass.dx) : std::nullopt};
+}
+
+Tensor linear_cross_entropy_per_token(const Tensor& x, const Tensor& weight, const Tensor& targets,
+                                      int32_t ignore_index) {
+    check_linear("linear_cross_entropy_per_token", x, weight, targets, std::nullopt, ignore_index);
+    Pass pass;
+    pass.losses = float_tensor(targets.shape(), x);
+    pass.lse = float_tensor(targets.shape(), x);
+    run_chunks(pass, x, weight, targets, {ignore_index, 0.0f, 0.0});
+    return pass.losses;
+}
+
+}  // namespace llmcore
