@@ -111,16 +111,15 @@ MAY_IMPORT = {
     "autograd": FOUNDATION | {"functional"},  # the operators of its Tensor are ops like any other
     "functional": FOUNDATION | {"autograd"},
     "nn": FOUNDATION | {"autograd", "functional", "nn"},
-    "models": FOUNDATION | {"autograd", "functional", "nn", "models", "tensor_file"},
+    "inference": FOUNDATION | {"autograd"},
+    "generation": FOUNDATION | {"inference", "generation"},  # below the models, which inherit `generate`
+    "models": FOUNDATION | {"autograd", "functional", "nn", "generation", "models", "tensor_file"},
     "schedule": FOUNDATION,
     "optim": FOUNDATION | {"autograd", "nn"},
 }
 LOWER = set(MAY_IMPORT) | FOUNDATION
-MAY_IMPORT["inference"] = FOUNDATION | {"autograd"}
-LOWER |= {"inference"}
-MAY_IMPORT["generation"] = LOWER | {"generation"}
-MAY_IMPORT["evaluation"] = LOWER | {"evaluation", "generation"}
-MAY_IMPORT["training"] = LOWER | {"training", "evaluation", "generation"}
+MAY_IMPORT["evaluation"] = LOWER | {"evaluation"}
+MAY_IMPORT["training"] = LOWER | {"training", "evaluation"}
 MAY_IMPORT["quickstart"] = set(MAY_IMPORT) | FOUNDATION
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | FOUNDATION | {"cli"}
 MAY_IMPORT["__main__"] = {"cli"}

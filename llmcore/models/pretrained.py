@@ -12,6 +12,7 @@ import numpy as np
 from llmcore import _core, nn, tensor_file
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
+from llmcore.generation import GenerationMixin
 from llmcore.models.config import ModelConfig
 
 Model = TypeVar("Model", bound="PreTrainedModel")
@@ -20,10 +21,11 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(nn.Module, GenerationMixin):
     """A model with a configuration, which `save_pretrained` writes and `from_pretrained` reads.
 
-    `generator` is the source of dropout masks; `generation_config` (a dict, or None) travels in generation_config.json.
+    `generator` is the source of dropout masks; `generation_config` (a dict, or None) travels in generation_config.json;
+    a `tokenizer` attached to the model lets `generate` take and return text.
     """
 
     config_class: ClassVar[type[ModelConfig]]
