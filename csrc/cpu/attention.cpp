@@ -59,27 +59,20 @@ int64_t forward_scratch_size(const AttentionProblem& p) {
     return used;
 }
 
-// Only keys that somebody sees are read: what lies beyond the lengths of a cache may be anything, even NaN.
+// Only keys that somebody sees are read: what lies beyond the lengths of a cache may be anything, even NaN. The places
+// of keys before `begin` keep what they held; no sum includes them.
 template <class T>
 void pack_keys_transposed(float* tiles, const T* x, int64_t stride, const Visible& visible, int64_t HS) {
-    for (int64_t first = 0; first < visible.end; first += kKeys) {
-        int64_t size = least(kKeys, visible.end - first), skip = least(size, most(0, visible.begin - first));
-        float* tile = tiles + first * HS;
-        if (skip > 0) {
-            std::memset(tile, 0, HS * kKeys * sizeof(float));
-            skip =
-                skip / kLanes * kLanes;  // the remaining ones are masked, and finite or not they stay in their column
-        }
-        pack_transposed(tile + skip, kKeys, x + (first + skip) * stride, stride, size - skip, HS);
+    for (int64_t first = visible.begin / kKeys * kKeys; first < visible.end; first += kKeys) {
+        int64_t skip = most(0, visible.begin - first) / kLanes * kLanes, end = least(first + kKeys, visible.end);
+        pack_transposed(tiles + first * HS + skip, kKeys, x + (first + skip) * stride, stride, end - first - skip, HS);
     }
 }
 
 template <class T>
 void pack_key_rows(float* rows, const T* x, int64_t stride, const Visible& visible, int64_t HS) {
-    if (visible.end <= 0) return;
-    int64_t row = round_to_vectors(HS), begin = least(visible.begin, visible.end);
-    std::memset(rows, 0, begin * row * sizeof(float));
-    pack_rows(rows + begin * row, x + begin * stride, stride, visible.end - begin, HS, 1.0f);
+    int64_t begin = visible.begin;
+    pack_rows(rows + begin * round_to_vectors(HS), x + begin * stride, stride, visible.end - begin, HS, 1.0f);
 }
 
 template <class T>
