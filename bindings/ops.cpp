@@ -4,6 +4,7 @@
 #include "ops/activation.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
+#include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layernorm.h"
@@ -13,6 +14,7 @@
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/shape.h"
+#include "ops/softmax.h"
 
 namespace py = pybind11;
 using namespace llmcore;
@@ -57,6 +59,9 @@ void bind_ops(py::module_& m) {
           arg("dweight"), arg("needs_dx"), arg("options"), release);
     m.def("linear_cross_entropy_per_token", &linear_cross_entropy_per_token, arg("x"), arg("weight"), arg("targets"),
           arg("ignore_index") = -100, release);
+
+    // dropout
+    m.def("dropout", &dropout, arg("x"), arg("residual"), arg("p"), arg("seed"), arg("offset"), release);
 
     // elementwise
     m.def("add", &add, arg("a"), arg("b"), release);
@@ -131,4 +136,8 @@ void bind_ops(py::module_& m) {
     m.def("permute", &permute, arg("x"), arg("axes"), release);
     m.def("concat", &concat_tensors, arg("tensors"), arg("axis"), release);
     m.def("split", &split, arg("x"), arg("sizes"), arg("axis"), release);
+
+    // softmax
+    m.def("softmax_forward", &softmax_forward, arg("x"), release);
+    m.def("softmax_backward", &softmax_backward, arg("dy"), arg("y"), release);
 }

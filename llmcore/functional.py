@@ -280,6 +280,37 @@ def linear_cross_entropy(
     return function.apply(x, weight, targets, options)
 
 
+# ------------------------------------------------------------------------------------------- dropout
+
+
+class _Dropout(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor, residual: _core.Tensor | None, p: float, seed: int, offset: int) -> Any:
+        ctx.save(p, seed, offset)
+        return _core.dropout(x, residual, p, seed, offset)
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        return _core.dropout(dy, None, *ctx.saved), dy, None, None, None
+
+
+def dropout(x: Tensor, p: float, generator: Generator | None) -> Tensor:
+    """x with each element kept with probability 1 - p and scaled by 1 / (1 - p), else 0 (Srivastava et al. 2014).
+
+    Without a generator, or with p 0, this is x itself.
+    """
+    if generator is None or p == 0:
+        return x
+    return _Dropout.apply(x, None, p, *_mask_key(generator))
+
+
+def residual_dropout(x: Tensor, residual: Tensor, p: float, generator: Generator | None) -> Tensor:
+    """residual + dropout(x) in one pass, of one shape and dtype."""
+    if generator is None or p == 0:
+        return add(residual, x)
+    return _Dropout.apply(x, residual, p, *_mask_key(generator))
+
+
 # ----------------------------------------------------------------------------------------- elementwise
 
 
@@ -753,3 +784,24 @@ class _Split(Function):
 def split(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
     """Copies of the pieces of x along `axis`; `sizes` add up to the size of that axis."""
     return _Split.apply(x, sizes, axis)
+
+
+# ------------------------------------------------------------------------------------------- softmax
+
+
+class _Softmax(Function):
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor) -> _core.Tensor:
+        y = _core.softmax_forward(x)
+        ctx.save(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        (y,) = ctx.saved
+        return _core.softmax_backward(dy, y)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) / sum of exp(x) over the last dimension, of any size from 1."""
+    return _Softmax.apply(x)
