@@ -96,7 +96,8 @@ class GenerationMixin:
     """Gives a model `model.generate(...)`.
 
     The model has `config`, `training`, `train()`, `eval()`, `new_cache(batch_size, capacity)`, and answers
-    `model(input_ids, past=cache, starts=...)`. A `generation_config` and a `tokenizer` may be attached to it.
+    `model(input_ids, past=cache, starts=..., logits_to_keep=1)`. A `generation_config` and a
+    `tokenizer` may be attached to it.
     """
 
     generation_config: GenerationConfig | None = None

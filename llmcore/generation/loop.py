@@ -18,9 +18,6 @@ from llmcore.generation.sampling import next_token
 from llmcore.generation.text import RowText
 from llmcore.inference import inference
 
-# Logits that a pass over prompts may hold, in float32 numbers: 64 MiB. Prompts go through the cache in pieces of that.
-_PREFILL_LOGITS = 1 << 24
-
 
 @dataclasses.dataclass
 class Row:
@@ -105,10 +102,7 @@ class DecodingLoop:
             self._capacity = min(self._capacity, self.context)
         self._cache = None  # freed before the next one is made
         self._cache = self.model.new_cache(len(windows), self._capacity)
-        piece = max(1, _PREFILL_LOGITS // (len(windows) * self.model.config.vocab_size))
-        for begin in range(0, width, piece):
-            logits = self._run(ids[:, begin : begin + piece])
-        return logits
+        return self._run(ids)
 
     def _window(self, row: Row) -> list[int]:
         """What the model sees of a row; of a finished one a single token, to keep its place."""
@@ -119,5 +113,6 @@ class DecodingLoop:
         return row.ids[row.window_start :]
 
     def _run(self, ids: np.ndarray) -> np.ndarray:
-        logits = self.model(ids, past=self._cache, starts=self._starts.copy()).logits.numpy()  # (B, T, V)
-        return logits[:, -1]
+        # Only the last position's logits: those of a whole prompt may well be larger than the model.
+        output = self.model(ids, past=self._cache, starts=self._starts.copy(), logits_to_keep=1)
+        return output.logits.numpy()[:, -1]

@@ -256,6 +256,7 @@ class GPT2LMHeadModel(PreTrainedModel):
         past: KVCache | None = None,
         starts: Any = None,
         return_logits: bool = False,
+        logits_to_keep: int = 0,
     ) -> CausalLMOutput:
         """One forward pass.
 
@@ -271,6 +272,7 @@ class GPT2LMHeadModel(PreTrainedModel):
             past: a cache from `new_cache`; the ids continue it and it is extended.
             starts: (B,) with `past`: the first position of each row that is not padding (rows padded on the left).
             return_logits: also with labels.
+            logits_to_keep: logits of the last so many positions only; 0 keeps all.
 
         Returns loss (scalar float32) if labels are given, logits (B, T, V) otherwise.
         """
@@ -295,6 +297,8 @@ class GPT2LMHeadModel(PreTrainedModel):
                 fused_backward=self.training and num_items_in_batch is not None,
             )
         if labels is None or return_logits:
+            if 0 < logits_to_keep < ids.shape[1]:
+                x = F.split(x, [ids.shape[1] - logits_to_keep, logits_to_keep], axis=1)[1]  # (B, logits_to_keep, C)
             logits = F.linear(x, self.head_weight)
         return CausalLMOutput(loss=loss, logits=logits)
 

@@ -48,14 +48,6 @@ def test_cache_feeds_single_tokens(model):
     assert model.calls == [(1, 3), (1, 1), (1, 1), (1, 1), (1, 1)]
 
 
-def test_long_prompts_go_through_in_pieces_with_the_same_result(model, monkeypatch):
-    whole = model.generate(PROMPTS, max_new_tokens=8)
-    monkeypatch.setattr("llmcore.generation.loop._PREFILL_LOGITS", 4 * 257 * 2)
-    model.calls.clear()
-    np.testing.assert_array_equal(model.generate(PROMPTS, max_new_tokens=8), whole)
-    assert model.calls[:5] == [(4, 2), (4, 2), (4, 2), (4, 1), (4, 1)]
-
-
 @pytest.mark.parametrize("settings", [{}, dict(do_sample=True, seed=7, temperature=1.5, top_k=0)])
 def test_a_row_does_not_depend_on_its_batch(model, settings):
     together = model.generate(PROMPTS, max_new_tokens=15, **settings)

@@ -88,7 +88,9 @@ def test_cached_logits_equal_those_of_one_pass(pair):
         parts = [
             ours(ids[:, begin:end], past=cache).logits.numpy() for begin, end in ((0, 11), (11, 12), (12, 13), (13, 30))
         ]
+        last = ours(ids, logits_to_keep=2).logits.numpy()
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-4)
+    np.testing.assert_allclose(last, whole[:, -2:], atol=1e-5)
 
 
 def test_rows_of_a_sampled_batch_do_not_depend_on_each_other(pair):

@@ -54,7 +54,7 @@ class ToyModel(GenerationMixin):
         assert capacity <= self.config.n_positions, "GPT-2 has no more columns than positions"
         return ToyCache(batch_size, capacity)
 
-    def __call__(self, input_ids: Any, past: ToyCache, starts: np.ndarray) -> Any:
+    def __call__(self, input_ids: Any, past: ToyCache, starts: np.ndarray, logits_to_keep: int) -> Any:
         assert not self.training, "generation runs without dropout"
         B, T = input_ids.shape
         self.calls.append((B, T))
@@ -69,6 +69,7 @@ class ToyModel(GenerationMixin):
                 states = self.token_table[seen] + self.position_table[: len(seen)]
                 logits[b, t] = (weights @ states) @ self.readout
         past.length += T
+        logits = logits[:, -logits_to_keep:]
         return dataclasses.make_dataclass("Output", ["logits"])(Tensor(_core.from_numpy(logits)))
 
 
