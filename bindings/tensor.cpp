@@ -1,6 +1,8 @@
 // _core.Tensor: creation, conversion from and to NumPy, views.
 #include "core/tensor.h"
 
+#include <utility>
+
 #include "bindings.h"
 #include "ops/elementwise.h"
 
@@ -21,6 +23,19 @@ Tensor copy_array(const void* data, Shape shape, DType dtype) {
     return tensor;
 }
 
+// Wide is the widest type of the array's signedness: a large uint64 would be negative as an int64, and -1 would fit.
+template <class Wide>
+Tensor copy_integers(const py::array& array, const Shape& shape) {
+    auto values = py::array_t<Wide, py::array::c_style | py::array::forcecast>(array);
+    Tensor tensor = Tensor::empty(shape, DType::kInt32, Device{});
+    for (int64_t i = 0; i < tensor.numel(); ++i) {
+        Wide value = values.data()[i];
+        LLMCORE_CHECK(std::in_range<int32_t>(value), "from_numpy: ", value, " does not fit into int32");
+        tensor.data<int32_t>()[i] = static_cast<int32_t>(value);
+    }
+    return tensor;
+}
+
 // float32 and int32 are copied, float64 and the other integers converted; an integer outside int32 is refused.
 Tensor from_numpy(py::array array, std::optional<DType> dtype, const std::string& device) {
     parse_device(device);
@@ -33,13 +48,7 @@ Tensor from_numpy(py::array array, std::optional<DType> dtype, const std::string
         auto values = py::array_t<float, py::array::c_style | py::array::forcecast>(array);
         tensor = copy_array(values.data(), shape, DType::kFloat32);
     } else {
-        auto values = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(array);
-        tensor = Tensor::empty(shape, DType::kInt32, Device{});
-        for (int64_t i = 0; i < tensor.numel(); ++i) {
-            int64_t value = values.data()[i];
-            LLMCORE_CHECK(value >= INT32_MIN && value <= INT32_MAX, "from_numpy: ", value, " does not fit into int32");
-            tensor.data<int32_t>()[i] = static_cast<int32_t>(value);
-        }
+        tensor = kind == 'u' ? copy_integers<uint64_t>(array, shape) : copy_integers<int64_t>(array, shape);
     }
     return dtype && *dtype != tensor.dtype() ? cast(tensor, *dtype) : tensor;
 }

@@ -1,5 +1,6 @@
 #include "core/allocator.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -46,6 +47,9 @@ class CpuAllocator {
         std::lock_guard lock(mutex_);
         stats_.limit = bytes;
     }
+
+    void lock() { mutex_.lock(); }
+    void unlock() { mutex_.unlock(); }
 
     void empty_cache() {
         std::lock_guard lock(mutex_);
@@ -114,9 +118,14 @@ class CpuAllocator {
     MemoryStats stats_;
 };
 
-// Never destroyed: tensors may outlive every static object when the interpreter shuts down.
+// Never destroyed: tensors may outlive every static object when the interpreter shuts down. fork() waits until no
+// thread is inside: the child would inherit a lock whose owner it does not have.
 CpuAllocator& cpu_allocator() {
-    static auto* allocator = new CpuAllocator;
+    static CpuAllocator* allocator = [] {
+        static auto* created = new CpuAllocator;
+        pthread_atfork([] { created->lock(); }, [] { created->unlock(); }, [] { created->unlock(); });
+        return created;
+    }();
     return *allocator;
 }
 

@@ -1,0 +1,123 @@
+"""The instruction-set levels: one can be forced, all agree, and none leaks into another's symbols."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cases import FLOAT32, TOLERANCE
+
+ROOT = Path(__file__).parents[2]
+LEVELS = ["baseline", "avx2", "avx512"]
+
+
+def run(code: str, isa: str | None) -> subprocess.CompletedProcess[bytes]:
+    environment = {key: value for key, value in os.environ.items() if key != "LLMCORE_ISA"}
+    if isa is not None:
+        environment["LLMCORE_ISA"] = isa
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, timeout=120)
+
+
+def best_level() -> str:
+    return run("from llmcore import _core; print(_core.cpu_isa())", None).stdout.decode().strip()
+
+
+def levels_here() -> list[str]:
+    return LEVELS[: LEVELS.index(best_level()) + 1]
+
+
+def test_the_best_level_is_the_default():
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split()
+    expected = "baseline"
+    if {"avx2", "fma"} <= set(flags):
+        expected = "avx2"
+        if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"} <= set(flags):
+            expected = "avx512"
+    assert best_level() == expected
+    assert run("from llmcore import _core; print(_core.cpu_isa())", "").stdout.decode().strip() == expected
+
+
+RESULTS = """
+import sys
+import numpy as np
+from llmcore import _core
+from llmcore import functional as F
+from llmcore.autograd import tensor
+
+random = np.random.default_rng(0)
+x = tensor(random.standard_normal((37, 67)), requires_grad=True)
+weight = tensor(random.standard_normal((67,)), requires_grad=True)
+bias = tensor(random.standard_normal((67,)), requires_grad=True)
+square = tensor(random.standard_normal((67, 67)) / 8, requires_grad=True)
+y = F.gelu(F.linear(F.layernorm(x, weight, bias), square), approximate="tanh") + F.rmsnorm(x, weight)
+F.mean(y * F.sigmoid(x)).backward()
+params = _core.from_numpy(x.numpy())
+_core.adamw_step(params, None, x.grad, _core.zeros((37, 67)), _core.zeros((37, 67)), 1e-2, 0.9, 0.99, 1e-3, 0.1, 1)
+half = F.tanh(F.cast(x, _core.DType.bfloat16))
+norm = _core.global_norm([x.data, square.data]).numpy()
+arrays = [y.numpy(), x.grad.numpy(), weight.grad.numpy(), square.grad.numpy(), params.numpy(), half.numpy(), norm]
+sys.stdout.buffer.write(_core.cpu_isa().encode().ljust(8))
+sys.stdout.buffer.write(np.concatenate([a.ravel() for a in arrays]).tobytes())
+"""
+
+
+def test_a_level_forced_down_gives_the_same_within_rounding():
+    results = {}
+    for level in levels_here():
+        process = run(RESULTS, level)
+        assert process.returncode == 0, process.stderr.decode()
+        assert process.stdout[:8].decode().strip() == level
+        results[level] = np.frombuffer(process.stdout[8:], np.float32)
+    half = slice(-(37 * 67) - 1, -1)
+    for level, result in results.items():
+        assert np.isfinite(result).all()
+        np.testing.assert_allclose(result[half], results["baseline"][half], rtol=2.0**-7, err_msg=level)
+        result, expected = np.delete(result, half), np.delete(results["baseline"], half)
+        np.testing.assert_allclose(result, expected, **TOLERANCE[FLOAT32], err_msg=level)
+
+
+def test_an_unknown_level_is_refused():
+    process = run("from llmcore import _core; _core.zeros((1,))", "sse9")
+    assert process.returncode != 0
+    assert "ValueError: LLMCORE_ISA must be baseline, avx2 or avx512, got sse9" in process.stderr.decode()
+
+
+def test_a_level_that_the_processor_has_not_is_refused():
+    missing = [level for level in LEVELS if level not in levels_here()]
+    if not missing:
+        pytest.skip("this processor has every level")
+    process = run("from llmcore import _core; _core.zeros((1,))", missing[0])
+    assert f"LLMCORE_ISA={missing[0]}: this processor reaches only {best_level()}" in process.stderr.decode()
+
+
+def mergeable_symbols(objects: list[Path]) -> set[str]:
+    """Weak and unique symbols that are defined in the objects: of each the linker keeps one copy for all."""
+    lines = subprocess.run(["nm", "--defined-only", *objects], capture_output=True, text=True, check=True).stdout
+    entries = [line.split() for line in lines.splitlines()]
+    return {entry[2] for entry in entries if len(entry) == 3 and entry[1] in "WVuwv"}
+
+
+def test_no_level_shares_a_symbol_that_the_linker_could_merge():
+    """A function that two levels both define weakly is linked once, and perhaps in its AVX-512 form: it would then run
+    on a processor without AVX-512. Compiled with inlining or without, every mergeable symbol carries its level."""
+    build = ROOT / "build" / "dev" / "CMakeFiles"
+    if not build.is_dir() or shutil.which("nm") is None:
+        pytest.skip("needs the objects of tools/dev_build.py and nm: an installed module is stripped")
+    symbols = {
+        level: mergeable_symbols(sorted((build / f"llmcore_cpu_{level}.dir").rglob("*.o")))
+        for level in LEVELS
+        if (build / f"llmcore_cpu_{level}.dir").is_dir()
+    }
+    others = [build / "llmcore_kernels.dir", build / "_core.dir"]
+    symbols["the rest"] = mergeable_symbols(sorted(path for folder in others for path in folder.rglob("*.o")))
+    assert all(len(found) > 20 for found in symbols.values())
+    for one in symbols:
+        for other in symbols:
+            if one < other:
+                assert not symbols[one] & symbols[other], f"{one} and {other} share symbols"
