@@ -210,7 +210,7 @@ class DefaultFlowCallback(TrainerCallback):
             control.should_evaluate = True
         if args.save_strategy == "steps" and step % state.save_steps == 0:
             control.should_save = True
-        if step >= state.max_steps:
+        if 0 < state.max_steps <= step:  # 0: a host owns the loop and has set no end
             control.should_training_stop = True
         if control.should_training_stop:
             control.should_log = control.should_log or args.logging_strategy != "no"

@@ -289,9 +289,11 @@ def test_kill_at_random_instants(tmp_path):
     for _ in range(20):
         process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
-        time.sleep(chooser.uniform(0.0, 0.15))
+        # wait for some saves, then die somewhere in the next one: no matter how slow the machine is
+        lines = [process.stdout.readline() for _ in range(chooser.randrange(3))]
+        time.sleep(chooser.uniform(0.0, 0.02))
         process.send_signal(signal.SIGKILL)
-        lines = process.stdout.read().split()
+        lines += process.stdout.read().split()
         process.wait()
         process.stdout.close()
         acknowledged = max([acknowledged, *map(int, lines)])
@@ -299,6 +301,6 @@ def test_kill_at_random_instants(tmp_path):
         if acknowledged:
             assert newest.step >= acknowledged and not newest.skipped
             assert_is(newest, newest.step, size=20_000)
-    assert acknowledged > 20
+    assert acknowledged >= 10
     remove_leftovers(tmp_path)
     assert all(entry.name.startswith("checkpoint-") for entry in tmp_path.iterdir())

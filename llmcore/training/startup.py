@@ -1,0 +1,90 @@
+"""What a person should know before step 1: model, data with a sample, size of an update, memory plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmcore import _core
+from llmcore.training.batches import IGNORE_INDEX
+from llmcore.training.text_examples import TokenizedRows
+
+if TYPE_CHECKING:
+    from llmcore.training.trainer import Trainer
+
+_SAMPLE_TOKENS = 48
+
+
+def startup_report(trainer: Trainer, memory: str | None) -> str:
+    """The report as text, a line or two per subject."""
+    model = trainer.model
+    parameters = sum(parameter.data.numel for parameter in model.parameters())
+    lines = [
+        f"model: {type(model).__name__}, {parameters / 1e6:,.2f} M parameters, {_dtype(model)}, "
+        f"{_core.cpu_isa()} with {_core.num_threads()} threads"
+    ]
+    lines += data_report(trainer.train_dataset, trainer.loader, trainer.processing_class)
+    lines.append(_updates(trainer))
+    if memory:
+        lines.append(memory)
+    return "\n".join(lines)
+
+
+def data_report(dataset: Any, loader: Any, tokenizer: Any) -> list[str]:
+    """Lines about the training data: what the dataset says of itself, or its size; and one decoded sample."""
+    report = getattr(dataset, "report", None)
+    if report is not None and hasattr(report, "render"):
+        lines = [report.render()]
+    elif isinstance(dataset, TokenizedRows):
+        lengths = np.array([len(row["input_ids"]) for row in dataset.rows])
+        lines = [
+            f"data: {len(dataset):,} rows, {lengths.sum():,} tokens, length median {int(np.median(lengths))}, "
+            f"longest {lengths.max()}; {dataset.truncated:,} rows cut, {dataset.dropped_tokens:,} tokens dropped"
+        ]
+    elif hasattr(dataset, "block_size"):
+        tokens = len(dataset) * (dataset.block_size - 1)
+        lines = [f"data: {len(dataset):,} blocks of {dataset.block_size} tokens, {tokens:,} predictions an epoch"]
+    elif hasattr(dataset, "__len__"):
+        lines = [f"data: {len(dataset):,} examples"]
+    else:
+        lines = ["data: an iterable of unknown length"]
+    sample = _sample(loader, tokenizer)
+    return [*lines, f"sample: {sample}"] if sample else lines
+
+
+def _sample(loader: Any, tokenizer: Any) -> str | None:
+    """The start of one training sequence, decoded; tokens that are not trained on stand in [brackets]."""
+    dataset = getattr(loader, "dataset", None)
+    if tokenizer is None or not hasattr(dataset, "batch"):
+        return None
+    batch = dataset.batch(np.zeros(1, np.int64))
+    ids = np.asarray(batch["input_ids"])[0, :_SAMPLE_TOKENS]
+    labels = np.asarray(batch.get("labels", batch["input_ids"]))
+    if labels.ndim != 2:
+        return repr(tokenizer.decode(ids.tolist()))
+    pieces, masked = [], labels[0, : len(ids)] == IGNORE_INDEX
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or masked[end] != masked[start]:
+            text = tokenizer.decode(ids[start:end].tolist())
+            pieces.append(f"[{text}]" if masked[start] else text)
+            start = end
+    return repr("".join(pieces))
+
+
+def _updates(trainer: Trainer) -> str:
+    state, accumulation = trainer.state, trainer.accumulation
+    batch_size = getattr(trainer.loader, "batch_size", None)
+    size = f"{batch_size} sequences" if batch_size else "batches as they come"
+    if accumulation > 1:
+        size += f" x {accumulation} micro-batches"
+    text = f"training: {state.max_steps:,} updates of {size}"
+    if hasattr(trainer.loader, "__len__"):
+        text += f", {state.max_steps / -(-len(trainer.loader) // accumulation):.2f} epochs"
+    resumed = f", resuming after update {state.global_step:,}" if state.global_step else ""
+    return f"{text}, {trainer.args.optim}, peak learning rate {trainer.args.learning_rate:g}{resumed}"
+
+
+def _dtype(model: Any) -> str:
+    return next(iter(model.parameters())).dtype.name

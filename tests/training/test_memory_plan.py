@@ -1,0 +1,77 @@
+"""The memory plan: its parts, what is available, and the advice where it does not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmcore.errors import OutOfMemoryError
+from llmcore.models import GPT2Config
+from llmcore.training import memory_plan
+from llmcore.training.memory_plan import MemoryPlan, available_memory, plan_memory, refuse
+
+CONFIG = GPT2Config(vocab_size=512, n_positions=128, n_embd=64, n_layer=4, n_head=4)
+
+
+def plan(**changes) -> MemoryPlan:
+    settings = {"batch_size": 8, "sequence_length": 128, "available": 1 << 40, **changes}
+    return plan_memory(CONFIG, 1_000_000, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, weights, optimizer",
+    [
+        ({}, 4, 8),
+        ({"bf16": True}, 2, 12),
+        ({"optim": "sgd"}, 4, 0),
+        ({"optim": "sgd", "momentum": True, "bf16": True}, 2, 8),
+        ({"optim": "rmsprop"}, 4, 4),
+    ],
+)
+def test_bytes_per_parameter(settings, weights, optimizer):
+    made = plan(**settings)
+    assert (made.weights, made.gradients, made.optimizer) == (weights * 10**6, 4 * 10**6, optimizer * 10**6)
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_checkpointing():
+    base = plan()
+    assert plan(batch_size=16).activations == 2 * base.activations
+    assert plan(bf16=True).activations < 0.6 * base.activations
+    assert plan(activation_checkpointing=True).activations < 0.6 * base.activations
+
+
+def test_render_is_one_line_that_adds_up():
+    text = MemoryPlan(1 << 29, 1 << 29, 1 << 30, 3 << 30, 1 << 28, 24 << 30, "cpu").render()
+    assert text == (
+        "memory: weights 0.5 + gradients 0.5 + optimizer 1.0 + activations 3.0 + workspace 0.2 = 5.2 of 24.0 GiB (cpu)"
+    )
+    assert "no count for this architecture" in MemoryPlan(1, 1, 1, None, 0, 9, "cpu").render()
+
+
+def replan(base, limit):
+    return lambda **changes: plan(**{**base, **changes, "available": limit})
+
+
+def test_advice_fits_and_keeps_the_update():
+    base = {"batch_size": 8, "sequence_length": 128, "activation_checkpointing": False}
+    limit = plan(batch_size=2).total
+    error = refuse(plan(available=limit), replan(base, limit), accumulation=3)
+    assert isinstance(error, OutOfMemoryError) and isinstance(error, MemoryError)
+    assert "per_device_train_batch_size=2 with gradient_accumulation_steps=12" in str(error)
+    assert "activation_checkpointing=True" in str(error)
+    assert "most goes to activations" in str(error)
+    hopeless = refuse(plan(available=1000), replan(base, 1000), accumulation=1)
+    assert "choose a smaller model" in str(hopeless)
+    limit = plan(batch_size=1, activation_checkpointing=True, sequence_length=64).total
+    shorter = refuse(plan(available=limit), replan({**base, "batch_size": 1}, limit), accumulation=1)
+    assert "blocks of 64 tokens" in str(shorter)
+
+
+def test_available_memory_obeys_the_cgroup(tmp_path, monkeypatch):
+    assert 1 << 20 < available_memory() <= memory_plan._meminfo("MemTotal")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
+    monkeypatch.setattr(memory_plan, "_cgroup", lambda name: tmp_path / name)
+    assert available_memory() == 650_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 1 << 20
