@@ -307,6 +307,10 @@ class Generator:
         self._index += 1
         return (self._step << 20) + self._index - 1
 
+    def next_key(self) -> tuple[int, int]:
+        """Key and offset of the next mask, as the kernels take them."""
+        return self.seed & 0xFFFFFFFFFFFFFFFF, self.next_offset()
+
     def state(self) -> dict[str, int]:
         return {"seed": self.seed, "step": self._step, "index": self._index}
 
