@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from llmcore import _core
 
 _state = threading.local()
+_orders = itertools.count(1)  # one for all threads: parts of a graph may be built in several
 
 
 def is_grad_enabled() -> bool:
@@ -213,8 +215,7 @@ class Function:
         outputs = result if isinstance(result, tuple) else (result,)
         wrapped = [Tensor(output, requires_grad=recording) for output in outputs]
         if recording:
-            _state.order = getattr(_state, "order", 0) + 1
-            node = Node(cls, context, outputs, _state.order)
+            node = Node(cls, context, outputs, next(_orders))
             for index, output in enumerate(wrapped):
                 output._node, output._index = node, index
         return tuple(wrapped) if isinstance(result, tuple) else wrapped[0]
@@ -306,6 +307,10 @@ class Generator:
     def next_offset(self) -> int:
         self._index += 1
         return (self._step << 20) + self._index - 1
+
+    def next_key(self) -> tuple[int, int]:
+        """Key and offset of the next mask, as the kernels take them."""
+        return self.seed & 0xFFFFFFFFFFFFFFFF, self.next_offset()
 
     def state(self) -> dict[str, int]:
         return {"seed": self.seed, "step": self._step, "index": self._index}

@@ -109,7 +109,7 @@ MAY_IMPORT = {
     "tensor_file": {"errors"},
     "data": FOUNDATION | {"data"},
     "autograd": FOUNDATION | {"functional"},  # the operators of its Tensor are ops like any other
-    "functional": FOUNDATION | {"autograd"},
+    "functional": FOUNDATION | {"autograd", "functional"},
     "nn": FOUNDATION | {"autograd", "functional", "nn"},
     "inference": FOUNDATION | {"autograd"},
     "generation": FOUNDATION | {"inference", "generation"},  # below the models, which inherit `generate`

@@ -14,14 +14,15 @@ from llmcore.errors import ConfigError
 
 DEFAULT_NEW_TOKENS = 256
 
+_WRITER = ("_from_model_config", "transformers_version")  # who wrote a generation_config.json
+
 # Fields of transformers that do not change which tokens come out here, so that their values do not matter.
 _WITHOUT_EFFECT = frozenset(
-    """_from_model_config transformers_version cache_implementation cache_config max_cache_len output_attentions
-    output_hidden_states output_scores output_logits return_dict_in_generate decoder_start_token_id compile_config
-    disable_compile is_assistant num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold
-    assistant_lookbehind target_lookbehind assistant_early_exit max_matching_ngram_size use_mtp
-    encoder_no_repeat_ngram_size encoder_repetition_penalty continuous_batching_config low_memory
-    prefill_chunk_size""".split()
+    """cache_implementation cache_config max_cache_len output_attentions output_hidden_states output_scores
+    output_logits return_dict_in_generate decoder_start_token_id compile_config disable_compile is_assistant
+    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind
+    target_lookbehind assistant_early_exit max_matching_ngram_size use_mtp encoder_no_repeat_ngram_size
+    encoder_repetition_penalty continuous_batching_config low_memory prefill_chunk_size""".split()
 )
 
 # Fields of transformers that would change the tokens and that llmcore does not have, with the value that is harmless.
@@ -182,7 +183,7 @@ class GenerationConfig:
         known = {field.name for field in dataclasses.fields(self)} - {"other"}
         other = dict(self.other)
         for name in [name for name in changes if name not in known]:
-            if name not in _UNAVAILABLE and name not in _WITHOUT_EFFECT:
+            if name not in _UNAVAILABLE and name not in _WITHOUT_EFFECT and name not in _WRITER:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise TypeError(f"generate() has no setting {name!r}{hint}")
@@ -226,7 +227,8 @@ class GenerationConfig:
         Raises ConfigError for a value that cannot be."""
         known = {field.name for field in dataclasses.fields(cls)} - {"other"}
         given = {name: value for name, value in settings.items() if name in known}
-        return cls(**given, other={name: value for name, value in settings.items() if name not in known})
+        other = {name: value for name, value in settings.items() if name not in known and name not in _WRITER}
+        return cls(**given, other=other)
 
     @classmethod
     def from_model_config(cls, config: Any) -> GenerationConfig:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from llmcore import _core, nn, tensor_file
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
-from llmcore.generation import GenerationMixin
+from llmcore.generation import GenerationConfig, GenerationMixin
 from llmcore.models.config import ModelConfig
 
 Model = TypeVar("Model", bound="PreTrainedModel")
@@ -24,8 +24,8 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 class PreTrainedModel(nn.Module, GenerationMixin):
     """A model with a configuration, which `save_pretrained` writes and `from_pretrained` reads.
 
-    `generator` is the source of dropout masks; `generation_config` (a dict, or None) travels in generation_config.json;
-    a `tokenizer` attached to the model lets `generate` take and return text.
+    `generator` is the source of dropout masks; `generation_config` travels in generation_config.json; a `tokenizer`
+    attached to the model lets `generate` take and return text.
     """
 
     config_class: ClassVar[type[ModelConfig]]
@@ -36,7 +36,7 @@ class PreTrainedModel(nn.Module, GenerationMixin):
     def __init__(self, config: ModelConfig, seed: int):
         self.config = config
         self.generator = Generator(seed)
-        self.generation_config: dict[str, Any] | None = None
+        self.generation_config = GenerationConfig.from_model_config(config)
 
     @property
     def dtype(self) -> _core.DType:
@@ -71,12 +71,7 @@ class PreTrainedModel(nn.Module, GenerationMixin):
         folder = Path(directory)
         values = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": self.dtype.name}
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-        generation = self.generation_config
-        if generation is None:  # what transformers writes for a model that nobody has configured
-            ids = {name: getattr(self.config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-            generation = {"_from_model_config": True, **{name: i for name, i in ids.items() if i is not None}}
-        text = json.dumps(generation, indent=2, sort_keys=True) + "\n"
-        (folder / "generation_config.json").write_text(text)
+        self.generation_config.save_pretrained(folder)
 
     def numpy_state(self) -> dict[str, np.ndarray]:
         """The weights by their published names as arrays; bfloat16 as its uint16 bits. Views, not copies."""
@@ -106,9 +101,8 @@ class PreTrainedModel(nn.Module, GenerationMixin):
             model.load_state_dict({name: _to_tensor(array) for name, array in model.rename(weights).items()})
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder}: the weights do not fit this {cls.__name__}: {error.args[0]}") from None
-        generation = folder / "generation_config.json"
-        if generation.is_file():
-            model.generation_config = json.loads(generation.read_text(encoding="utf-8"))
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
         return model
 
     def rename(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

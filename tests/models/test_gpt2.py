@@ -9,6 +9,7 @@ import pytest
 from llmcore import _core
 from llmcore.autograd import no_grad
 from llmcore.errors import CheckpointError, ConfigError, DataError
+from llmcore.generation import GenerationConfig
 from llmcore.models import PRESETS, AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 SMALL = GPT2Config(
@@ -138,10 +139,10 @@ def test_cache_equals_full_pass_with_left_padding():
 @pytest.mark.parametrize("dtype", [_core.DType.float32, _core.DType.bfloat16], ids=lambda d: d.name)
 def test_save_and_load(tmp_path, dtype):
     model, ids = GPT2LMHeadModel(SMALL, dtype=dtype), some_ids()
-    model.generation_config = {"temperature": 0.7}
+    model.generation_config = GenerationConfig(temperature=0.7)
     model.save_pretrained(tmp_path / "model")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert again.config == model.config and again.dtype == dtype and again.generation_config == {"temperature": 0.7}
+    assert again.config == model.config and again.dtype == dtype and again.generation_config.temperature == 0.7
     assert AutoConfig.from_pretrained(tmp_path / "model") == SMALL
     with no_grad():
         np.testing.assert_array_equal(again(ids).logits.numpy(), model(ids).logits.numpy())
