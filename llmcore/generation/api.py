@@ -50,7 +50,8 @@ def generate(
 
     `inputs` (or `input_ids`): a string, strings, or token ids (T,) or (B, T), with `attention_mask` where they are
     padded. Text comes back as the new text only, a string or a list of them; ids come back as int32 (B, T), prompt and
-    new tokens, as in transformers. With `num_return_sequences` the texts of one prompt stand together.
+    new tokens, as in transformers. With `num_return_sequences` the texts of one prompt stand together. `tokenizer`
+    defaults to the model's: the one attached to it, or found in the directory that it was loaded from.
 
     `settings` are fields of `GenerationConfig` and go before `generation_config`, which goes before the model's own.
     `stream=True` returns an iterator over pieces of the new text, `streamer` receives them; both take one prompt. What
@@ -78,7 +79,8 @@ def generate(
     if (stream or streamer is not None) and len(prompts) != 1:
         raise ConfigError(f"streaming writes one text, got {len(prompts)}; stream them one after the other")
 
-    loop = _loop(model, prompts, config, tokenizer, settings)
+    writes = from_text or stream or streamer is not None or return_dict_in_generate or bool(config.stop_list)
+    loop = _loop(model, prompts, config, tokenizer if writes else None, settings)
     if stream:
         return _pieces(loop, streamer)
     for _ in _pieces(loop, streamer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,14 @@ Model = TypeVar("Model", bound="PreTrainedModel")
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
 
 
 class PreTrainedModel(nn.Module, GenerationMixin):
     """A model with a configuration, which `save_pretrained` writes and `from_pretrained` reads.
 
-    `generator` is the source of dropout masks; `generation_config` travels in generation_config.json; a `tokenizer`
-    attached to the model lets `generate` take and return text.
+    `generator` is the source of dropout masks; `generation_config` travels in generation_config.json; `name_or_path` is
+    the directory that the model was loaded from, if any.
     """
 
     config_class: ClassVar[type[ModelConfig]]
@@ -37,6 +38,22 @@ class PreTrainedModel(nn.Module, GenerationMixin):
         self.config = config
         self.generator = Generator(seed)
         self.generation_config = GenerationConfig.from_model_config(config)
+        self.name_or_path = ""
+        self._tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """What lets `generate` take and return text: the tokenizer that was attached, or the one in the directory that
+        the model was loaded from; None if there is none."""
+        if self._tokenizer is None and self.name_or_path and (Path(self.name_or_path) / TOKENIZER).is_file():
+            from llmcore.data.tokenizer import Tokenizer
+
+            self._tokenizer = Tokenizer.from_pretrained(self.name_or_path)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
 
     @property
     def dtype(self) -> _core.DType:
@@ -101,6 +118,7 @@ class PreTrainedModel(nn.Module, GenerationMixin):
             model.load_state_dict({name: _to_tensor(array) for name, array in model.rename(weights).items()})
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder}: the weights do not fit this {cls.__name__}: {error.args[0]}") from None
+        model.name_or_path = str(folder)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
         return model

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import llmcore
+from llmcore.data import byte_tokenizer
 from llmcore.models import GPT2LMHeadModel
 from tests.models.oracle import random_ids, save_gpt2
 
@@ -117,6 +118,22 @@ def test_sliding_context(pair):
             if len(ids) > limit - 3:  # the part before is ordinary decoding
                 assert int(ours([ids[first:]]).logits.numpy()[0, -1].argmax()) == out[len(ids)]
             ids.append(out[len(ids)])
+
+
+def test_text_with_the_tokenizer_beside_the_model(pair, tmp_path):
+    _, ours = pair
+    ours.save_pretrained(tmp_path)
+    assert GPT2LMHeadModel.from_pretrained(tmp_path).tokenizer is None
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    model = GPT2LMHeadModel.from_pretrained(tmp_path)
+    prompt = "Text"
+    expected = ours.generate(tokenizer.encode(prompt), max_new_tokens=30)[0, 4:]
+    text = model.generate(prompt, max_new_tokens=30)
+    assert text == tokenizer.decode(expected)
+    assert "".join(model.generate(prompt, max_new_tokens=30, stream=True)) == text
+    with pytest.raises(IndexError, match="226"):  # a byte beyond this model's 211 entries
+        model.generate("\u2026", max_new_tokens=2)
 
 
 def test_bfloat16_generates(pair, tmp_path):
