@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from llmcore.data import byte_tokenizer
+from llmcore.data import BlockDataset, ShardWriter, byte_tokenizer, open_shard
 from llmcore.evaluation import perplexity
 from llmcore.models import GPT2LMHeadModel
+from llmcore.training.arguments import TrainingArguments
+from llmcore.training.trainer import Trainer
 from tests.models.oracle import random_ids, save_gpt2, their_logits
 
 CONTEXT = 48
@@ -68,6 +70,22 @@ def test_disjoint_windows_predict_every_token_once(pair):
     assert len(loss) == 149
     result = perplexity(ours, ids)
     assert result[f"loss_disjoint_{CONTEXT}"] == pytest.approx(loss.mean(), rel=1e-5)
+
+
+def test_the_trainer_says_the_same(pair, tmp_path):
+    _, ours = pair
+    tokenizer = byte_tokenizer()
+    with ShardWriter(tmp_path / "text.bin", tokenizer.vocab_size, eos_token_id=256) as writer:
+        for text in ("a first document of some length, longer than a window", "a second one", "ü" * 40):
+            writer.add_document(tokenizer.encode(text), len(text.encode()), len(text))
+    shards = [open_shard(tmp_path / "text.bin")]
+    arguments = TrainingArguments(output_dir=str(tmp_path / "run"), per_device_eval_batch_size=3)
+    dataset = BlockDataset(shards, CONTEXT, keep_tail=True)
+    trainer = Trainer(ours, arguments, eval_dataset=dataset, processing_class=tokenizer)
+    metrics = trainer.evaluate()
+    result = perplexity(ours, shards, tokenizer=tokenizer)
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        assert metrics[f"eval_{name}"] == pytest.approx(result[f"{name}_disjoint_{CONTEXT}"], rel=1e-6)
 
 
 @pytest.mark.parametrize("stride", [None, 13])
