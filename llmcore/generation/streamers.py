@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcore.errors import ConfigError
 from llmcore.generation.text import Detokenizer
 
 
@@ -15,10 +16,13 @@ class TextStreamer:
     """Prints text to standard output as it is generated. Subclasses override `on_finalized_text`.
 
     `generate` hands it finished pieces of text (`put_text`): whole characters, and never a part of a stop string. `put`
-    takes token ids, as in transformers, for hosts that drive a streamer themselves; it needs the tokenizer.
+    takes token ids, as in transformers, for hosts that drive a streamer themselves; it needs the tokenizer. Special
+    tokens are never shown; `skip_special_tokens` is there because calls written for transformers have it.
     """
 
-    def __init__(self, tokenizer: Any = None, skip_prompt: bool = False):
+    def __init__(self, tokenizer: Any = None, skip_prompt: bool = False, *, skip_special_tokens: bool = True):
+        if not skip_special_tokens:
+            raise ConfigError("special tokens are not part of the text here; leave skip_special_tokens at True")
         self.tokenizer = tokenizer
         self.skip_prompt = skip_prompt
         self._next_is_prompt = True
@@ -58,8 +62,15 @@ class TextIteratorStreamer(TextStreamer):
     `generate` fails, the iterator ends.
     """
 
-    def __init__(self, tokenizer: Any = None, skip_prompt: bool = False, timeout: float | None = None):
-        super().__init__(tokenizer, skip_prompt)
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        skip_prompt: bool = False,
+        timeout: float | None = None,
+        *,
+        skip_special_tokens: bool = True,
+    ):
+        super().__init__(tokenizer, skip_prompt, skip_special_tokens=skip_special_tokens)
         self.timeout = timeout
         self.text_queue: queue.Queue[str | None] = queue.Queue()
 

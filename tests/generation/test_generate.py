@@ -199,7 +199,8 @@ def test_text_streamers(text_model, capsys):
     recorder = Recorder()
     cut = text_model.generate("Go", streamer=recorder, stop_strings=text[5:8], **settings)
     assert "".join(recorder.pieces) == "Go" + cut  # nothing of the stop string
-    text_model.generate("Go", streamer=TextStreamer(), **settings)
+    streamer = TextStreamer(text_model.tokenizer, skip_special_tokens=True)
+    text_model.generate("Go", streamer=streamer, **settings)
     assert capsys.readouterr().out == "Go" + text + "\n"
 
 
@@ -212,6 +213,8 @@ def test_text_streamer_driven_by_ids(capsys):
             streamer.put(np.array([token]))
         streamer.end()
         assert capsys.readouterr().out == expected
+    with pytest.raises(ConfigError, match="special tokens are not part of the text"):
+        TextStreamer(tokenizer, skip_special_tokens=False)
     with pytest.raises(ValueError, match="one text"):
         TextStreamer(tokenizer).put(np.zeros((2, 3), np.int32))
 
