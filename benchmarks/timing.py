@@ -1,0 +1,145 @@
+"""What the benchmarks share: medians of alternating runs, one line a measurement.
+
+    python -m benchmarks.kernels.bench_matmul --threads 1 2 --dtype float32 bfloat16
+
+The candidates of a line run in turn, so a drift of the machine meets all of them. torch joins in where it is installed
+(compare its version and the thread count that the first line prints). Each benchmark checks its result before it starts
+the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from llmcore import _core
+from llmcore.autograd import Tensor
+from llmcore.machine import matmul_peak_flops
+
+torch: Any = None
+with suppress(ImportError):
+    import torch
+
+DTYPES = {"float32": _core.DType.float32, "bfloat16": _core.DType.bfloat16}
+
+
+def settings(description: str | None) -> Iterator[_core.DType]:
+    """Reads --threads, --dtype and --seconds, and yields the dtypes once for each number of threads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--threads", type=int, nargs="+", default=[_core.num_threads()])
+    parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
+    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each line")
+    arguments = parser.parse_args()
+    measure.seconds = arguments.seconds
+    for threads in arguments.threads:
+        _core.set_num_threads(threads)
+        if torch is not None:
+            torch.set_num_threads(threads)
+        versus = f", torch {torch.__version__}" if torch is not None else ""
+        for name in arguments.dtype:
+            peak = matmul_peak_flops(DTYPES[name]) / 1e9
+            print(f"\n{_core.cpu_isa()}, {threads} thread(s), {name}, matmul peak {peak:.0f} GFLOP/s{versus}")
+            yield DTYPES[name]
+
+
+def random_tensor(shape: tuple[int, ...], dtype: _core.DType, seed: int = 0) -> _core.Tensor:
+    return _core.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32), dtype)
+
+
+def as_torch(x: _core.Tensor) -> Any:
+    """A torch copy of the same dtype; None without torch."""
+    if torch is None:
+        return None
+    copy = torch.tensor(x.numpy())
+    return copy.bfloat16() if x.dtype == _core.DType.bfloat16 else copy
+
+
+def check(actual: _core.Tensor, expected: np.ndarray, tolerance: float) -> None:
+    """Raises if a result is off by more than `tolerance` of the largest element."""
+    error = np.abs(actual.numpy() - expected).max() / max(np.abs(expected).max(), 1e-30)
+    if not error <= tolerance:
+        raise SystemExit(f"the result is wrong: error {error:.2e} of the largest element, expected below {tolerance:g}")
+
+
+def measure(candidates: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each candidate: warmed up, then in turn until the time is over, three times at least."""
+    for run in candidates.values():
+        run()
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + measure.seconds
+    while time.perf_counter() < end or len(samples[next(iter(samples))]) < 3:
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            samples[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+measure.seconds = 0.5
+
+
+def report(
+    title: str, dtype: _core.DType, candidates: dict[str, Callable[[], Any] | None], flops: float = 0, nbytes: float = 0
+) -> None:
+    """Measures and prints a line. `flops` gives GFLOP/s and per cent of this machine's matmul peak, `nbytes` GB/s."""
+    medians = measure({name: run for name, run in candidates.items() if run is not None})
+    parts = [f"{title:<60}"]
+    for name, seconds in medians.items():
+        text = f"{name} {seconds * 1e6:9.1f} us"
+        if flops:
+            text += f" {flops / seconds / 1e9:7.1f} GFLOP/s {100 * flops / seconds / matmul_peak_flops(dtype):4.0f} %"
+        if nbytes:
+            text += f" {nbytes / seconds / 1e9:6.1f} GB/s"
+        parts.append(text)
+    if "torch" in medians:
+        parts.append(f"{medians['torch'] / medians['llmcore']:.2f}x")
+    print("   ".join(parts), flush=True)
+
+
+def compare(
+    title: str,
+    dtype: _core.DType,
+    inputs: list[_core.Tensor],
+    ours: Callable[..., Tensor],
+    theirs: Callable[..., Any],
+    reference: Callable[..., np.ndarray],
+    passes: float,
+    flops: float = 0,
+) -> None:
+    """Measures a differentiable op forward, and forward and backward, for a gradient of ones.
+
+    `ours` takes the inputs as autograd.Tensor, `theirs` as torch.Tensor, `reference` as float32 arrays. `passes` is how
+    often the forward pass has to move the first input's bytes (the backward pass is taken to move twice that).
+    """
+    leaves = [Tensor(x, requires_grad=x.dtype != _core.DType.int32) for x in inputs]
+    y = ours(*leaves)
+    check(y.data, reference(*(x.numpy() for x in inputs)), 2e-5 if dtype == _core.DType.float32 else 2e-2)
+    ones = _core.empty(y.shape, y.dtype)
+    ones.fill_(1.0)
+    others = [as_torch(x) for x in inputs]
+    for other in others:
+        if other is not None and other.is_floating_point():
+            other.requires_grad_()
+    torch_ones = as_torch(ones)
+
+    def both_passes() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        ours(*leaves).backward(ones)
+
+    def torch_both_passes() -> None:
+        for other in others:
+            other.grad = None
+        theirs(*others).backward(torch_ones)
+
+    nbytes = passes * inputs[0].nbytes
+    forward = {"llmcore": lambda: ours(*leaves), "torch": torch and (lambda: theirs(*others))}
+    report(f"{title} forward", dtype, forward, flops, nbytes)
+    both = {"llmcore": both_passes, "torch": torch and torch_both_passes}
+    report(f"{title} forward + backward", dtype, both, 3 * flops, 3 * nbytes)
