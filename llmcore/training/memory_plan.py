@@ -85,12 +85,13 @@ def plan_memory(
         "sequence_length": sequence_length,
         "activation_checkpointing": activation_checkpointing,
     }
+    groups = _flat_groups(config, num_parameters)
     count = ACTIVATIONS.get(getattr(config, "model_type", ""))
     activations, workspace = count(config, element=element, **sizes) if count else (None, 0)
     return MemoryPlan(
-        weights=num_parameters * element,
-        gradients=num_parameters * 4,
-        optimizer=num_parameters * 4 * states,
+        weights=sum(block_size(size * element) for size in groups),
+        gradients=sum(block_size(size * 4) for size in groups),
+        optimizer=states * sum(block_size(size * 4) for size in groups),
         activations=activations,
         workspace=workspace,
         available=available_memory() if available is None else available,
@@ -99,25 +100,58 @@ def plan_memory(
     )
 
 
+def block_size(nbytes: int) -> int:
+    """What the allocator takes for a request: a power of two up to 1 MiB, then steps of an eighth of the one below."""
+    power = 1 << max(0, nbytes - 1).bit_length()
+    if power <= 1 << 20:
+        return power
+    step = power >> 4
+    return -(-nbytes // step) * step
+
+
+def _flat_groups(config: Any, num_parameters: int) -> list[int]:
+    """Elements of the optimizer's two buffers, with and without weight decay; one where the split is not known."""
+    if getattr(config, "model_type", "") != "gpt2":
+        return [num_parameters]
+    C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
+    vectors = config.n_layer * (9 * C + inner) + 2 * C  # norms and biases
+    undecayed = (config.vocab_size + config.n_positions) * C + vectors
+    return [num_parameters - undecayed, undecayed]
+
+
 def _gpt2_activations(
     config: Any, batch_size: int, sequence_length: int, element: int, activation_checkpointing: bool
 ) -> tuple[int, int]:
-    """(saved for the backward pass, transient) in bytes.
+    """(kept for the backward pass, transient) in bytes, block by block as the allocator hands them out.
 
-    A block saves per token: two residual sums and two norms' outputs (4 C), q k v (3 C), the attention's output (C),
-    the MLP's pre-activation and activation (2 inner), and the statistics of the norms and the attention in float32.
+    A layer keeps per token two residual sums, two norms' outputs, the attention's output and both projections'
+    outputs (7 C), q k v (3 C), the MLP's hidden layer before and after the activation (2 inner), and the statistics
+    of norms and attention in float32. Dropout keeps its input beside its output.
     """
-    rows, C = batch_size * sequence_length, config.n_embd
-    inner, layers = config.n_inner or 4 * C, config.n_layer
-    block = rows * ((8 * C + 2 * inner) * element + (4 + config.n_head) * 4)
-    outside = rows * (3 * C * element + 8)  # embedding, last residual sum and norm; ids
-    if activation_checkpointing:
-        saved = layers * 2 * rows * C * element + block + outside
-    else:
-        saved = layers * block + outside
-    # backward of the MLP: gradients of its activation and input beside the residual's; the head: a chunk of logits
-    transient = rows * (2 * inner + 3 * C) * element
-    return saved, transient
+    rows, C, layers = batch_size * sequence_length, config.n_embd, config.n_layer
+    inner = config.n_inner or 4 * C
+
+    def held(width: int, size: int = element) -> int:
+        return block_size(rows * width * size)
+
+    layer = 7 * held(C) + held(3 * C) + 2 * held(inner) + 4 * held(1, 4) + held(config.n_head, 4)
+    layer += 2 * held(C) if config.resid_pdrop else 0
+    # embedding, last residual sum, last norm, and the loss's gradient, which is computed in the forward pass
+    outside = (5 if config.embd_pdrop else 4) * held(C) + 4 * held(1, 4)
+    kept = outside + (2 * layers * held(C) + layer if activation_checkpointing else layers * layer)
+    # backward through an MLP: gradients of hidden layer and input, accumulated in float32; or a chunk of logits
+    backward = 2 * held(inner, 4) + 2 * held(C, 4)
+    before_loss = layer if activation_checkpointing else 0  # the layer that is computed again is not there yet
+    logits = block_size(_chunk_rows(rows, config.vocab_size) * config.vocab_size * 4) - before_loss
+    return kept, max(backward, logits)
+
+
+def _chunk_rows(rows: int, vocabulary: int) -> int:
+    """Rows of a chunk of logits, as csrc/ops/cross_entropy.cpp chooses them."""
+    good = max(256, (1 << 20) // vocabulary)
+    most = min(max((1 << 24) // vocabulary, 1), good)
+    chunks = max(-(-rows // most), 1)
+    return max(-(-rows // chunks), 1)
 
 
 # model_type -> count of activations
