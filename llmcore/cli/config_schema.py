@@ -10,7 +10,7 @@ import json
 import textwrap
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -32,7 +32,7 @@ _SIMPLE = {int: "integer", float: "number", str: "string", bool: "boolean", type
 class ConfigSchemaOptions(CommonOptions):
     """Print the JSON schema of a verb's config file."""
 
-    verb: tyro.conf.Positional[str] = "pretrain"
+    verb: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="VERB")]] = "pretrain"
     """The verb whose options the file sets."""
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class EvaluateOptions(CommonOptions):
     """Perplexity and bits per byte of a model on text, each named by the windows that the text was cut into."""
 
-    model: tyro.conf.Positional[str] = ""
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]] = ""
     """Folder of the model, as a run leaves it."""
 
     data: list[str] = dataclasses.field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,10 +16,10 @@ from llmcore.cli.options import CommonOptions, UsageError, parse
 class GenerateOptions(CommonOptions):
     """Let a model continue a text. Without --prompt the text comes from standard input."""
 
-    model: tyro.conf.Positional[str] = ""
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]] = ""
     """Folder of the model, as a run leaves it."""
 
-    prompt: list[str] | None = None
+    prompt: list[str] = dataclasses.field(default_factory=list)
     """Text to continue; several are continued one after the other."""
 
     prompt_file: str | None = None
@@ -49,7 +49,7 @@ class GenerateOptions(CommonOptions):
     no_repeat_ngram_size: int | None = None
     """No group of this many tokens occurs twice."""
 
-    stop: list[str] | None = None
+    stop: list[str] = dataclasses.field(default_factory=list)
     """End before the first of these strings."""
 
     num_return_sequences: int | None = None
@@ -129,9 +129,9 @@ def generation_settings(options: GenerateOptions) -> dict[str, Any]:
 
 
 def _prompts(options: GenerateOptions) -> list[str]:
-    if options.prompt is not None and options.prompt_file is not None:
+    if options.prompt and options.prompt_file is not None:
         raise UsageError("give --prompt or --prompt_file, not both.")
-    if options.prompt is not None:
+    if options.prompt:
         prompts = options.prompt
     elif options.prompt_file is not None:
         prompts = [Path(options.prompt_file).read_text(encoding="utf-8", errors="replace")]

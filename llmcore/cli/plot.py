@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +15,9 @@ from llmcore.cli.options import CommonOptions, UsageError, parse
 class PlotOptions(CommonOptions):
     """Draw the loss curves of one or more runs. Needs matplotlib: pip install 'llmcore[plot]'."""
 
-    runs: tyro.conf.Positional[list[str]] = dataclasses.field(default_factory=list)
+    runs: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="RUN [RUN ...]")]] = dataclasses.field(
+        default_factory=list
+    )
     """Folders of runs, or their metrics.jsonl."""
 
     output: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,7 +16,9 @@ from llmcore.cli.options import CommonOptions, UsageError, parse
 class PrepareOptions(CommonOptions):
     """Tokenize text into train.bin and validation.bin, which `llmcore pretrain --train_file DIR` reads."""
 
-    data: tyro.conf.Positional[list[str]] = dataclasses.field(default_factory=list)
+    data: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="DATA [DATA ...]")]] = dataclasses.field(
+        default_factory=list
+    )
     """Files, folders, patterns, - for standard input, or stdlib (the source of Python's standard library)."""
 
     output_dir: str = "prepared"
@@ -28,8 +30,8 @@ class PrepareOptions(CommonOptions):
     vocab_size: int | None = None
     """Entries of a bpe vocabulary; None lets the size of the text decide."""
 
-    validation_file: list[str] | None = None
-    """Text to validate on; None sets a part of the documents aside."""
+    validation_file: list[str] = dataclasses.field(default_factory=list)
+    """Text to validate on; none given sets a part of the documents aside."""
 
     validation_fraction: float = 0.05
     """Part of the documents that validate, if there is no validation_file."""
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
             choice.kind,
             vocab_size=choice.vocab_size,
             validation_fraction=options.validation_fraction,
-            validation_sources=options.validation_file,
+            validation_sources=options.validation_file or None,
             text_field=options.text_field,
             on_error=options.on_error,
         )

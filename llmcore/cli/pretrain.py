@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -39,14 +39,14 @@ def pretraining_flags() -> TrainingFlags:
 class PretrainOptions(CommonOptions):
     """Train a language model from random weights: `llmcore pretrain gpt2-mini --train_file book.txt`."""
 
-    preset: tyro.conf.Positional[str] = "gpt2-mini"
+    preset: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET")]] = "gpt2-mini"
     """Size of the model, see `llmcore presets`; or a folder with a config.json."""
 
     train_file: list[str] = dataclasses.field(default_factory=list)
     """Text: files, folders, patterns, - for standard input, stdlib; or a folder that `llmcore prepare` wrote."""
 
-    validation_file: list[str] | None = None
-    """Text to validate on; None sets a part of the documents aside."""
+    validation_file: list[str] = dataclasses.field(default_factory=list)
+    """Text to validate on; none given sets a part of the documents aside."""
 
     validation_fraction: float = 0.05
     """Part of the documents that validate, if there is no validation_file; 0 for none."""

@@ -18,8 +18,8 @@ class QuickstartOptions(CommonOptions):
     minutes: float = 5.0
     """On a slow machine: train for about so long; a fast one is done earlier."""
 
-    train_file: list[str] | None = None
-    """Other Python files or folders to learn from; None means the standard library."""
+    train_file: list[str] = dataclasses.field(default_factory=list)
+    """Other Python files or folders to learn from; none given means the standard library."""
 
     max_steps: int | None = None
     """Updates to make at most; None takes what was tuned."""
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         minutes=options.minutes,
         seed=options.seed,
         num_threads=options.num_threads,
-        sources=options.train_file,
+        sources=options.train_file or None,
     )
     if options.max_steps is not None:
         settings.max_steps = options.max_steps

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,7 +17,9 @@ from llmcore.cli.options import CommonOptions, UsageError, parse
 class TokenizerOptions(CommonOptions):
     """Train a tokenizer on text and save it: `llmcore tokenizer train DATA --output_dir tokenizer`."""
 
-    words: tyro.conf.Positional[list[str]] = dataclasses.field(default_factory=list)
+    words: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="train DATA [DATA ...]")]] = (
+        dataclasses.field(default_factory=list)
+    )
     """The word train, then files, folders, patterns, - for standard input, or stdlib."""
 
     output_dir: str = "tokenizer"

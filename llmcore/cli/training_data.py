@@ -33,7 +33,7 @@ class DataRequest:
     """What the user said about the data; see PretrainOptions."""
 
     train_file: list[str]
-    validation_file: list[str] | None = None
+    validation_file: list[str] = dataclasses.field(default_factory=list)
     validation_fraction: float = 0.05
     tokenizer: str | None = None
     vocab_size: int | None = None
@@ -73,7 +73,7 @@ def _prepared_folder(request: DataRequest) -> Path | None:
     if len(request.train_file) != 1 or not (Path(request.train_file[0]) / "train.bin").is_file():
         return None
     for name in ("tokenizer", "vocab_size", "validation_file"):
-        if getattr(request, name) is not None:
+        if getattr(request, name):
             raise ConfigError(
                 f"{request.train_file[0]} holds tokens already, so --{name} comes too late; give it to llmcore prepare."
             )
@@ -92,7 +92,7 @@ def _prepare(request: DataRequest, folder: Path) -> None:
             choice.kind,
             vocab_size=choice.vocab_size,
             validation_fraction=request.validation_fraction,
-            validation_sources=request.validation_file,
+            validation_sources=request.validation_file or None,
             text_field=request.text_field,
         )
 
