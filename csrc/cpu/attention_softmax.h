@@ -150,7 +150,9 @@ LLMCORE_INLINE void softmax_row(float* s, float& row_max, float* row_sum, float*
         largest = max(score, largest);
     }
     largest = max_of_lanes(largest);
-    if (!(largest[0] <= row_max + 8.0f)) {
+    if (row_max == -kInfinity) {
+        row_max = largest[0];  // nothing was added up yet
+    } else if (!(largest[0] <= row_max + 8.0f)) {
         Vec shrink = exp_bounded(splat(row_max) - largest);
         row_max = largest[0];
         store(row_sum, load(row_sum) * shrink);
