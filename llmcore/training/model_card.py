@@ -123,7 +123,8 @@ def _settings(args: TrainingArguments) -> list[tuple[str, str]]:
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         if field.name in _ALWAYS or value != field.default and field.name not in _NOT_SETTINGS:
-            rows.append((f"`{field.name}`", f"{value}"))
+            whole = isinstance(value, float) and value.is_integer()
+            rows.append((f"`{field.name}`", f"{int(value) if whole else value}"))
     return rows
 
 

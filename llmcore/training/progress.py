@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -72,13 +73,15 @@ class ProgressCallback(TrainerCallback):
         if self.on_terminal:
             from tqdm import tqdm
 
-            # tqdm's own times follow the wall clock, so the format leaves them out
+            # tqdm's own times follow the wall clock, so the format leaves them out. A terminal that does not know its
+            # width (0 columns, as in some containers) would get an empty line.
+            width = {"dynamic_ncols": True} if self._terminal_columns() else {"ncols": 120}
             self._bar = tqdm(
                 total=state.max_steps,
                 initial=state.global_step,
                 file=self.stream,
-                dynamic_ncols=True,
-                bar_format="{percentage:3.0f} %|{bar:12}| {n_fmt}/{total_fmt}{postfix}",
+                bar_format="{percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
+                **width,
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -88,7 +91,8 @@ class ProgressCallback(TrainerCallback):
         now = time.monotonic()
         if now - self._drawn >= _REFRESH or state.global_step >= state.max_steps:
             self._drawn = now
-            self._bar.set_postfix_str("  ".join([*self._latest, self._time_left(args, state)]), refresh=False)
+            # what matters most comes first: a narrow terminal cuts the end off
+            self._bar.set_postfix_str("  ".join([self._time_left(args, state), *self._latest]), refresh=False)
             self._bar.refresh()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -99,11 +103,8 @@ class ProgressCallback(TrainerCallback):
             if self._bar is None or not math.isfinite(logs["loss"]):
                 self._write("  ".join([position, *self._latest, self._time_left(args, state)]))
         elif "train_runtime" in logs:
-            speed = f"{logs['train_tokens_per_second']:,.0f} tokens/s, " if "train_tokens_per_second" in logs else ""
-            self._write(
-                f"{position}  finished in {format_duration(logs['train_runtime'])}, {speed}"
-                f"mean loss {logs['train_loss']:.4f}"
-            )
+            duration = format_duration(logs["train_runtime"])
+            self._write(f"{position}  ended after {duration}, evaluations and saving included")
         else:
             self._write("  ".join([position, *describe_evaluation(logs)]))
 
@@ -117,6 +118,12 @@ class ProgressCallback(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _terminal_columns(self) -> int:
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns
+        except (OSError, ValueError):
+            return 0
 
     def _time_left(self, args: TrainingArguments, state: TrainerState) -> str:
         done = state.global_step - self._first_step

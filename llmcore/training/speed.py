@@ -1,34 +1,8 @@
-"""How fast a run is, and how fast it could be: floating point operations per token and the machine's matmul peak."""
+"""Floating point operations per trained token, to hold a run's speed against the machine's matmul peak."""
 
 from __future__ import annotations
 
-import functools
-import time
 from typing import Any
-
-import numpy as np
-
-_SIZE = 1024  # 2 x 1024^3 operations: large enough for every core, a few hundredths of a second on two
-_REPEATS = 4
-
-
-@functools.lru_cache(maxsize=1)
-def measured_matmul_peak() -> float:
-    """Floating point operations per second of a float32 matrix product on this machine, by NumPy's BLAS.
-
-    A yardstick from outside: our own kernels would always look good against themselves. Measured once per process,
-    best of four.
-    """
-    generator = np.random.default_rng(0)
-    a = generator.standard_normal((_SIZE, _SIZE), dtype=np.float32)
-    b = generator.standard_normal((_SIZE, _SIZE), dtype=np.float32)
-    product = np.empty_like(a)
-    best = float("inf")
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        np.matmul(a, b, out=product)
-        best = min(best, time.perf_counter() - start)
-    return 2 * _SIZE**3 / best
 
 
 def flops_per_token(model: Any, sequence_length: int) -> float | None:

@@ -35,7 +35,7 @@ def data_report(dataset: Any, loader: Any, tokenizer: Any) -> list[str]:
     """Lines about the training data: what the dataset says of itself, or its size; and one decoded sample."""
     report = getattr(dataset, "report", None)
     if report is not None and hasattr(report, "render"):
-        lines = [report.render()]
+        return [report.render()]  # with a sample of its own
     elif isinstance(dataset, TokenizedRows):
         lengths = np.array([len(row["input_ids"]) for row in dataset.rows])
         lines = [

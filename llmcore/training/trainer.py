@@ -17,12 +17,13 @@ from typing import Any
 
 from llmcore import _core
 from llmcore.errors import ConfigError, DataError
+from llmcore.machine import matmul_peak_flops
 from llmcore.training import run_state
 from llmcore.training.batches import count_trained_tokens
 from llmcore.training.checkpoint_rotation import remove_leftovers, set_aside_earlier_run
 from llmcore.training.outputs import StepResult, TrainOutput
 from llmcore.training.signals import StopSignals
-from llmcore.training.speed import flops_per_token, measured_matmul_peak
+from llmcore.training.speed import flops_per_token
 from llmcore.training.startup import startup_report
 from llmcore.training.trainer_evaluation import StopRequested
 from llmcore.training.trainer_files import TrainerFiles
@@ -135,6 +136,7 @@ class Trainer(TrainerFiles):
             for name in ("max_steps", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"):
                 setattr(self.state, name, getattr(planned, name))  # the arguments of this run decide how far it goes
             logger.info("resuming from %s", checkpoint.path)
+        self._warn_if_disk_is_small()
         self._seek()
         self._saved_step = self.state.global_step if checkpoint is not None else -1
         self._stop_and_save = False
@@ -145,7 +147,7 @@ class Trainer(TrainerFiles):
         )
         self._window_tokens, self._window_seconds = 0, 0.0
         self._flops = flops_per_token(self.model, self._sequence_length() or 0)
-        self._peak = measured_matmul_peak() if self._flops else None
+        self._peak = matmul_peak_flops(self._dtype(), self._device()) if self._flops else None
         self.control.new_training()
         args.to_json(run_dir / "training_args.json")
         report = startup_report(self, plan.render() if plan is not None else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +117,21 @@ class TrainerFiles(TrainerEvaluation):
     def checkpoints(self) -> list[Path]:
         """The checkpoint folders of this run, oldest first."""
         return list_checkpoints(self.run_dir)
+
+    def _warn_if_disk_is_small(self) -> None:
+        """A checkpoint is written beside the one before it: say so at the start if two of them will not fit."""
+        if self.args.save_strategy == "no":
+            return
+        size = sum(group.data.nbytes + 4 * group.grads.numel * len(group.state) for group in self.optimizer.groups)
+        size += sum(group.master.nbytes for group in self.optimizer.groups if group.master is not None)
+        free = shutil.disk_usage(self.run_dir).free
+        if free < 2 * size:
+            logger.warning(
+                "a checkpoint takes %.1f MiB, %.1f MiB are free in %s: the second one may not fit",
+                size / 2**20,
+                free / 2**20,
+                self.run_dir,
+            )
 
     def _seek(self) -> None:
         """Brings the loader to where the data of the next update lie."""

@@ -244,13 +244,16 @@ class TrainerSetup:
             optim=args.optim,
             momentum="momentum" in (args.optim_args or ""),
             bf16=dtype == _core.DType.bfloat16,
-            device=next(iter(self.model.parameters())).device,
+            device=self._device(),
             available=available if limit is None else min(available, limit),
             **{**settings, **changes},
         )
 
     def _allocated(self) -> int:
-        return _core.memory_stats(next(iter(self.model.parameters())).device)["reserved"]
+        return _core.memory_stats(self._device())["reserved"]
+
+    def _device(self) -> str:
+        return next(iter(self.model.parameters())).device
 
     def _sequence_length(self) -> int | None:
         """Tokens of the longest sequence that the loader may give out, None if that cannot be known."""

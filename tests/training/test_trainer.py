@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import shutil
 import signal
 import threading
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcore.errors import ConfigError
+from llmcore.errors import CheckpointError, ConfigError
 from llmcore.optim import SGD
 from llmcore.training.arguments import TrainingArguments
 from llmcore.training.callbacks import EarlyStoppingCallback, TrainerCallback, TrainerState
@@ -344,6 +345,18 @@ def test_new_run_sets_an_earlier_one_aside(tmp_path, caplog):
     assert [path.name for path in trainer.checkpoints()] == ["checkpoint-5"]
     assert (tmp_path / "earlier-1" / "checkpoint-30").is_dir() and "earlier-1" in caplog.text
     assert max(entry["step"] for entry in read_metrics(tmp_path)) == 5
+
+
+def test_small_disk_is_noticed_at_the_start(tmp_path, caplog, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    needed = 3 * 4 * 16 * 9  # weights and two moments of 11 x 11 and 11 numbers, each in whole cache lines
+    for free, noticed in ((2 * needed - 1, True), (2 * needed + 4096, False)):
+        caplog.clear()
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        trainer = make_trainer(tmp_path, max_steps=1)
+        with pytest.raises(CheckpointError, match="are free"):  # the check before each save is another one
+            trainer.train()
+        assert ("the second one may not fit" in caplog.text) == noticed
 
 
 def test_model_init_optimizers_and_on_log(tmp_path):
