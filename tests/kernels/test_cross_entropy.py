@@ -103,6 +103,15 @@ def test_logits_exist_for_a_chunk_only():
     assert _core.memory_stats("cpu")["peak_allocated"] - before < N * V * 4 / 4
 
 
+def test_a_large_vocabulary_takes_fewer_rows_at_a_time():
+    N, V = 200, 1 << 17  # the logits of all rows: 100 MiB
+    x, weight = _core.from_numpy(np.ones((N, 1))), _core.from_numpy(np.ones((V, 1)))
+    _core.reset_peak_memory("cpu")
+    before = _core.memory_stats("cpu")["allocated"]
+    _core.linear_cross_entropy_per_token(x, weight, ids(np.zeros(N)).data)
+    assert _core.memory_stats("cpu")["peak_allocated"] - before < 72 << 20
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_only_the_gradients_that_are_wanted(fused):
     x, weight, targets = linear_case(FLOAT32)
