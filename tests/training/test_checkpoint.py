@@ -261,6 +261,53 @@ def test_lazy_reads_sizes_and_state(tmp_path):
         load_checkpoint(path, verify="lazy")
 
 
+CALLS = ("open", "write", "fsync", "close", "rename", "mkdir", "chmod", "replace", "rmdir", "unlink")
+
+
+def die_at(nth: int, run_dir) -> bool:
+    """Saves step 2 in a child process that dies before its nth system call; whether it got through without dying."""
+    child = os.fork()
+    if child == 0:
+        remaining = nth
+
+        def dying(original):
+            def call(*args, **kwargs):
+                nonlocal remaining
+                remaining -= 1
+                if remaining == 0:
+                    os._exit(9)
+                return original(*args, **kwargs)
+
+            return call
+
+        for name in CALLS:
+            setattr(os, name, dying(getattr(os, name)))
+        save(run_dir, 2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_death_before_every_nth_system_call(tmp_path, replacing):
+    """R-03: whatever the moment, the next start finds the old or the new checkpoint, whole, and no leftovers."""
+    for nth in range(1, 200):
+        run_dir = tmp_path / str(nth)
+        run_dir.mkdir()
+        save(run_dir, 1)
+        if replacing:
+            save(run_dir, 2)
+        through = die_at(nth, run_dir)
+        remove_leftovers(run_dir)
+        newest = load_newest(run_dir)
+        assert not newest.skipped
+        assert_is(newest, newest.step)
+        assert newest.step == 2 or not (through or replacing)
+        assert all(entry.name in ("checkpoint-1", "checkpoint-2") for entry in run_dir.iterdir())
+        if through:
+            break
+    assert 15 < nth < 199
+
+
 SAVER = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
