@@ -13,6 +13,7 @@
 #include "ops/optimizer.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
+#include "ops/rope.h"
 #include "ops/shape.h"
 #include "ops/softmax.h"
 
@@ -131,6 +132,12 @@ void bind_ops(py::module_& m) {
           arg("epsilon"), release);
     m.def("rmsnorm_backward", &rmsnorm_backward, arg("dy"), arg("dsum"), arg("x"), arg("weight"), arg("rstd"),
           arg("dweight"), release);
+
+    // rope
+    m.def("rope_forward", &rope_forward, arg("x"), arg("cos_table"), arg("sin_table"), arg("positions"),
+          arg("head_size"), arg("rotated"), release);
+    m.def("rope_backward", &rope_backward, arg("dy"), arg("cos_table"), arg("sin_table"), arg("positions"),
+          arg("head_size"), arg("rotated"), release);
 
     // shape
     m.def("permute", &permute, arg("x"), arg("axes"), release);

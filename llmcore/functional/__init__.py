@@ -20,6 +20,7 @@ from llmcore.functional.loss import mse_loss
 from llmcore.functional.matmul import linear, matmul
 from llmcore.functional.reduce import mean, sum
 from llmcore.functional.rmsnorm import residual_rmsnorm, rmsnorm
+from llmcore.functional.rope import rope
 from llmcore.functional.shape import concat, permute, split, view
 from llmcore.functional.softmax import softmax
 
@@ -46,6 +47,7 @@ __all__ = [
     "residual_layernorm",
     "residual_rmsnorm",
     "rmsnorm",
+    "rope",
     "scale",
     "sigmoid",
     "silu",
