@@ -113,7 +113,7 @@ MAY_IMPORT = {
     "nn": FOUNDATION | {"autograd", "functional", "nn"},
     "inference": FOUNDATION | {"autograd"},
     "generation": FOUNDATION | {"inference", "generation"},  # below the models, which inherit `generate`
-    "models": FOUNDATION | {"autograd", "data", "functional", "nn", "generation", "models", "tensor_file"},
+    "models": FOUNDATION | {"autograd", "data", "functional", "nn", "inference", "generation", "models", "tensor_file"},
     "schedule": FOUNDATION,
     "optim": FOUNDATION | {"autograd", "nn"},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmcore import _core
+from llmcore.autograd import Tensor
 from llmcore.errors import ConfigError
 
 
@@ -38,6 +39,19 @@ class KVCache:
             fresh = new.view((self.batch_size * count, self.width))
             for b in range(self.batch_size):
                 rows.narrow(b * self.capacity + self.length, count).copy_(fresh.narrow(b * count, count))
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_kv_heads: int, scale: float
+    ) -> Tensor:
+        """Adds k, v (B, T, NKV*HS) and lets q (B, T, NH*HS) see all keys up to its own -> (B, T, NH*HS). No gradient.
+
+        Like `write`, to be followed by `advance(T)` after the last layer.
+        """
+        self.write(layer, k.data, v.data)
+        lengths = _core.from_numpy(np.full(self.batch_size, self.length + q.shape[1], np.int32))
+        starts = _core.from_numpy(self.starts)
+        keys, values = self.keys[layer], self.values[layer]
+        return Tensor(_core.attention_decode(q.data, keys, values, num_heads, num_kv_heads, starts, lengths, scale))
 
     def advance(self, count: int) -> None:
         self.length += count

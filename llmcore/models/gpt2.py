@@ -14,13 +14,11 @@ import numpy as np
 
 from llmcore import _core, nn
 from llmcore import functional as F
-from llmcore.autograd import Generator, Tensor, checkpoint, no_grad
+from llmcore.autograd import Generator, Tensor
 from llmcore.errors import ConfigError
 from llmcore.models.cache import KVCache
+from llmcore.models.causal_lm import CausalLM, run_blocks
 from llmcore.models.config import ModelConfig
-from llmcore.models.inputs import as_ids, key_lengths, next_token_targets, positions_of
-from llmcore.models.outputs import CausalLMOutput
-from llmcore.models.pretrained import PreTrainedModel
 from llmcore.nn.layers import Initializer
 
 
@@ -108,7 +106,8 @@ class GPT2Attention(nn.Module):
         """x (B, T, C) -> (B, T, C)"""
         qkv = self.c_attn(x)  # (B, T, 3C)
         if past is not None:
-            return self.c_proj(self._decode(qkv, past))
+            q, k, v = F.split(qkv, [x.shape[-1]] * 3, axis=-1)  # 3 x (B, T, C)
+            return self.c_proj(past.attend(self.layer, q, k, v, self.num_heads, self.num_heads, self.scale))
         dropout_p = self.dropout_p if self.training else 0.0
         y = F.attention_qkv(
             qkv,
@@ -120,23 +119,6 @@ class GPT2Attention(nn.Module):
             generator=self.generator,
         )  # (B, T, C)
         return self.c_proj(y)
-
-    def _decode(self, qkv: Tensor, past: KVCache) -> Tensor:
-        B, T, width = qkv.shape
-        q, k, v = (part.data for part in F.split(qkv, [width // 3] * 3, axis=-1))  # 3 x (B, T, C)
-        past.write(self.layer, k, v)
-        lengths = _core.from_numpy(np.full(B, past.length + T, np.int32))
-        y = _core.attention_decode(
-            q,
-            past.keys[self.layer],
-            past.values[self.layer],
-            self.num_heads,
-            self.num_heads,
-            _core.from_numpy(past.starts),
-            lengths,
-            self.scale,
-        )
-        return Tensor(y)
 
 
 class GPT2MLP(nn.Module):
@@ -196,32 +178,24 @@ class GPT2Model(nn.Module):
     ) -> Tensor:
         """ids (B, T) -> (B, T, C). With `checkpoint_with` (the dropout generator) blocks are recomputed backward."""
         residual = self.drop(F.token_position_embedding(ids, positions, self.wte.weight, self.wpe.weight))
-        x: Tensor | None = None
-        for block in self.h:
-            if checkpoint_with is None:
-                residual, x = block(residual, x, lengths, past)
-            elif x is None:
-                residual, x = checkpoint(lambda r, b=block: b(r, None, lengths), residual, generator=checkpoint_with)
-            else:
-                residual, x = checkpoint(lambda r, y, b=block: b(r, y, lengths), residual, x, generator=checkpoint_with)
-        assert x is not None  # n_layer >= 1
+        residual, x = run_blocks(self.h, residual, checkpoint_with, lengths, past)
         return self.ln_f.after_residual(x, residual)[1]
 
 
-class GPT2LMHeadModel(PreTrainedModel):
+class GPT2LMHeadModel(CausalLM):
     """GPT-2 with its language-modelling head.
 
     Args:
         config: sizes and dropout; see `PRESETS`.
         seed: of the initial weights (GPT-2's published scheme: normal with `initializer_range`, residual projections
-        divided
-            by sqrt(2 n_layer), biases 0) and of the dropout masks.
+            divided by sqrt(2 n_layer), biases 0) and of the dropout masks.
         dtype: float32 or bfloat16, for weights and activations.
         device: "cpu".
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
 
     config_class: ClassVar[type[ModelConfig]] = GPT2Config
+    limit_field: ClassVar[str] = "n_positions"
     config: GPT2Config
 
     def __init__(
@@ -242,85 +216,17 @@ class GPT2LMHeadModel(PreTrainedModel):
 
     @property
     def head_weight(self) -> nn.Parameter:
-        """(V, C)"""
         return self.transformer.wte.weight if self.lm_head is None else self.lm_head.weight
 
-    def __call__(
+    def hidden_states(
         self,
-        input_ids: Any,
-        labels: Any = None,
-        *,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        num_items_in_batch: int | None = None,
-        past: KVCache | None = None,
-        starts: Any = None,
-        return_logits: bool = False,
-        logits_to_keep: int = 0,
-    ) -> CausalLMOutput:
-        """One forward pass.
-
-        Args:
-            input_ids: (B, T) integers: an array, nested lists or an int32 `_core.Tensor`.
-            labels: (B, T) like input_ids; labels[t + 1] is predicted at t, -100 is not trained on.
-            attention_mask: (B, T) of 1 and 0 with the padding on the right, as tokenizers return it.
-            position_ids: (B, T); 0 .. T-1 if not given.
-            num_items_in_batch: trained tokens of the whole optimizer step, by which the loss is divided (default:
-            those of
-                this batch). Given in training mode, it also says that `loss.backward()` follows: the head's gradients
-                are then computed in the same pass as the loss.
-            past: a cache from `new_cache`; the ids continue it and it is extended.
-            starts: (B,) with `past`: the first position of each row that is not padding (rows padded on the left).
-            return_logits: also with labels.
-            logits_to_keep: logits of the last so many positions only; 0 keeps all.
-
-        Returns loss (scalar float32) if labels are given, logits (B, T, V) otherwise.
-        """
-        ids = as_ids(input_ids, self.device)
-        self._check_length(ids.shape[1] + (past.length if past else 0))
-        if past is not None:
-            past.check_room(ids.shape[1])
-            past.starts = past.starts if starts is None else np.asarray(starts, np.int32)
-        positions = None if position_ids is None and past is None else positions_of(ids.shape, position_ids, past)
-        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
-        recompute = self.generator if self.activation_checkpointing and self.training and past is None else None
-        x = self.transformer(ids, positions, lengths, past, recompute)  # (B, T, C)
-        if past is not None:
-            past.advance(ids.shape[1])
-        loss = logits = None
-        if labels is not None:
-            loss = F.linear_cross_entropy(
-                F.view(x, (-1, self.config.n_embd)),
-                self.head_weight,
-                next_token_targets(labels, ids.shape),
-                num_items=num_items_in_batch,
-                fused_backward=self.training and num_items_in_batch is not None,
-            )
-        if labels is None or return_logits:
-            if 0 < logits_to_keep < ids.shape[1]:
-                x = F.split(x, [ids.shape[1] - logits_to_keep, logits_to_keep], axis=1)[1]  # (B, logits_to_keep, C)
-            logits = F.linear(x, self.head_weight)
-        return CausalLMOutput(loss=loss, logits=logits)
-
-    def per_token_loss(self, input_ids: Any, labels: Any = None) -> np.ndarray:
-        """Negative log-likelihood in nats, (B, T) float32: at t that of labels[t + 1] (default: input_ids), 0 where
-        that is -100.
-
-        The logits never exist as a whole. Nothing is recorded, and dropout is off.
-        """
-        ids = as_ids(input_ids, self.device)
-        self._check_length(ids.shape[1])
-        training = self.training
-        self.eval()
-        try:
-            with no_grad():
-                x = self.transformer(ids, None, None, None, None)
-                targets = next_token_targets(input_ids if labels is None else labels, ids.shape)
-                rows = x.data.view((-1, self.config.n_embd))
-                losses = _core.linear_cross_entropy_per_token(rows, self.head_weight.data, targets, -100)
-        finally:
-            self.train(training)
-        return losses.numpy().reshape(ids.shape)
+        ids: _core.Tensor,
+        positions: _core.Tensor | None,
+        lengths: _core.Tensor | None,
+        past: KVCache | None,
+        checkpoint_with: Generator | None,
+    ) -> Tensor:
+        return self.transformer(ids, positions, lengths, past, checkpoint_with)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
@@ -338,13 +244,6 @@ class GPT2LMHeadModel(PreTrainedModel):
             plain = name.startswith(("transformer.", "lm_head."))
             renamed[name if plain else f"transformer.{name}"] = value
         return renamed
-
-    def _check_length(self, length: int) -> None:
-        if length > self.config.n_positions:
-            raise ConfigError(
-                f"GPT2LMHeadModel: a sequence of {length} tokens is longer than the model's n_positions="
-                f"{self.config.n_positions}; cut it, or train a model with more positions"
-            )
 
 
 def _residual_std(config: GPT2Config) -> float:

@@ -1,0 +1,144 @@
+"""What decoders with a language-modelling head share: the forward pass around the blocks, the losses, the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llmcore import _core, nn
+from llmcore import functional as F
+from llmcore.autograd import Generator, Tensor, checkpoint
+from llmcore.errors import ConfigError
+from llmcore.inference import inference
+from llmcore.models.cache import KVCache
+from llmcore.models.inputs import as_ids, key_lengths, next_token_targets, positions_of
+from llmcore.models.outputs import CausalLMOutput
+from llmcore.models.pretrained import PreTrainedModel
+
+
+class CausalLM(PreTrainedModel):
+    """A decoder and its head. A subclass has `head_weight`, `hidden_states` and `new_cache`."""
+
+    limit_field: ClassVar[str] = "max_position_embeddings"  # the field of the config that limits the length
+
+    @property
+    def head_weight(self) -> nn.Parameter:
+        """(V, C)"""
+        raise NotImplementedError
+
+    def hidden_states(
+        self,
+        ids: _core.Tensor,
+        positions: _core.Tensor | None,
+        lengths: _core.Tensor | None,
+        past: KVCache | None,
+        checkpoint_with: Generator | None,
+    ) -> Tensor:
+        """ids (B, T), positions (B, T) or None for 0 .. T-1, lengths (B) -> what the head sees, (B, T, C)."""
+        raise NotImplementedError
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        input_ids: Any,
+        labels: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        num_items_in_batch: int | None = None,
+        past: KVCache | None = None,
+        starts: Any = None,
+        return_logits: bool = False,
+        logits_to_keep: int = 0,
+    ) -> CausalLMOutput:
+        """One forward pass.
+
+        Args:
+            input_ids: (B, T) integers: an array, nested lists or an int32 `_core.Tensor`.
+            labels: (B, T) like input_ids; labels[t + 1] is predicted at t, -100 is not trained on.
+            attention_mask: (B, T) of 1 and 0 with the padding on the right, as tokenizers return it.
+            position_ids: (B, T); 0 .. T-1 if not given.
+            num_items_in_batch: trained tokens of the whole optimizer step, by which the loss is divided (default:
+                those of this batch). Given in training mode, it also says that `loss.backward()` follows: the head's
+                gradients are then computed in the same pass as the loss.
+            past: a cache from `new_cache`; the ids continue it and it is extended.
+            starts: (B,) with `past`: the first position of each row that is not padding (rows padded on the left).
+            return_logits: also with labels.
+            logits_to_keep: logits of the last so many positions only; 0 keeps all.
+
+        Returns loss (scalar float32) if labels are given, logits (B, T, V) otherwise.
+        """
+        ids = as_ids(input_ids, self.device)
+        self.check_length(ids.shape[1] + (past.length if past else 0))
+        if past is not None:
+            past.check_room(ids.shape[1])
+            past.starts = past.starts if starts is None else np.asarray(starts, np.int32)
+        positions = None if position_ids is None and past is None else positions_of(ids.shape, position_ids, past)
+        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
+        recompute = self.generator if self.activation_checkpointing and self.training and past is None else None
+        x = self.hidden_states(ids, positions, lengths, past, recompute)  # (B, T, C)
+        if past is not None:
+            past.advance(ids.shape[1])
+        loss = logits = None
+        if labels is not None:
+            loss = F.linear_cross_entropy(
+                F.view(x, (-1, x.shape[-1])),
+                self.head_weight,
+                next_token_targets(labels, ids.shape),
+                num_items=num_items_in_batch,
+                fused_backward=self.training and num_items_in_batch is not None,
+            )
+        if labels is None or return_logits:
+            if 0 < logits_to_keep < ids.shape[1]:
+                x = F.split(x, [ids.shape[1] - logits_to_keep, logits_to_keep], axis=1)[1]  # (B, logits_to_keep, C)
+            logits = F.linear(x, self.head_weight)
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def per_token_loss(self, input_ids: Any, labels: Any = None) -> np.ndarray:
+        """Negative log-likelihood in nats, (B, T) float32: at t that of labels[t + 1] (default: input_ids), 0 where
+        that is -100.
+
+        The logits never exist as a whole. Nothing is recorded, and dropout is off.
+        """
+        ids = as_ids(input_ids, self.device)
+        self.check_length(ids.shape[1])
+        with inference(self):
+            x = self.hidden_states(ids, None, None, None, None)
+            targets = next_token_targets(input_ids if labels is None else labels, ids.shape)
+            rows = x.data.view((-1, x.shape[-1]))
+            losses = _core.linear_cross_entropy_per_token(rows, self.head_weight.data, targets, -100)
+        return losses.numpy().reshape(ids.shape)
+
+    def check_length(self, length: int) -> None:
+        """Raises ConfigError for a sequence that is longer than what the model can see."""
+        limit = getattr(self.config, self.limit_field)
+        if length > limit:
+            raise ConfigError(
+                f"{type(self).__name__}: a sequence of {length} tokens is longer than the model's {self.limit_field}="
+                f"{limit}; cut it, or train a model with more positions"
+            )
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module], residual: Tensor, checkpoint_with: Generator | None, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    """Runs pre-norm blocks `block(residual, x, *arguments) -> (residual, x)`, where x is what the block before wants
+    added to the residual stream (None for the first); the last one's pair is left for the last norm to add.
+
+    With `checkpoint_with`, the generator of dropout, blocks are recomputed in the backward pass.
+    """
+    x: Tensor | None = None
+    for block in blocks:
+        if checkpoint_with is None:
+            residual, x = block(residual, x, *arguments)
+        elif x is None:
+            residual, x = checkpoint(lambda r, b=block: b(r, None, *arguments), residual, generator=checkpoint_with)
+        else:
+            residual, x = checkpoint(lambda r, y, b=block: b(r, y, *arguments), residual, x, generator=checkpoint_with)
+    assert x is not None  # models have at least one block
+    return residual, x
