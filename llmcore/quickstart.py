@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmcore.data.tokenizer import Tokenizer
     from llmcore.models import GPT2Config
+    from llmcore.training.trainer import Trainer
 
 HELD_OUT = 0.04  # part of the files
 
@@ -40,11 +42,12 @@ class QuickstartSettings:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 256
-    batch_size: int = 16
-    max_steps: int = 800
-    learning_rate: float = 3e-3
+    batch_size: int = 4
+    max_steps: int = 1700
+    learning_rate: float = 2e-3
     warmup_steps: float = 0.05
     weight_decay: float = 0.1
+    adam_beta2: float = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ class QuickstartResult:
     steps: int
     seconds: float
     bits_per_byte: float
+    gzip_bits_per_byte: float
     picture: str | None
     completions: list[str]
 
@@ -71,9 +75,6 @@ def run_quickstart(settings: QuickstartSettings, say: Callable[[str], None]) -> 
     from llmcore import _core
     from llmcore.data import BlockDataset, Tokenizer, open_shard
     from llmcore.data.prepare import prepare
-    from llmcore.models import GPT2LMHeadModel
-    from llmcore.training.arguments import TrainingArguments
-    from llmcore.training.trainer import Trainer
 
     began = time.monotonic()
     folder = Path(settings.output_dir)
@@ -81,63 +82,70 @@ def run_quickstart(settings: QuickstartSettings, say: Callable[[str], None]) -> 
         _core.set_num_threads(settings.num_threads)
 
     train_files, held_out = split_files(python_files(settings.sources))
-    say(f"1/4  text: {len(train_files)} Python files to learn from, {len(held_out)} set aside to be tested on")
+    say(f"1/3  Text: {len(train_files)} Python files to learn from, {len(held_out)} others to be tested on.")
     report = prepare(train_files, folder / "data", "bpe", vocab_size=settings.vocab_size, validation_sources=held_out)
     for name, split in report.splits.items():
-        say(f"     {name}: {(split.bytes or 0) / 1e6:.1f} MB, {split.tokens:,} tokens of a BPE learned from the text")
+        say(f"     {name}: {(split.bytes or 0) / 1e6:.2f} MB, {split.tokens:,} tokens")
 
     tokenizer = Tokenizer.from_pretrained(folder / "data")
     train = BlockDataset(open_shard(folder / "data" / "train.bin"), settings.block_size)
     validation = BlockDataset(open_shard(folder / "data" / "validation.bin"), settings.block_size, keep_tail=True)
-    config = model_config(settings, tokenizer)
-    steps = affordable_steps(settings, config, train)
-    model = GPT2LMHeadModel(config, seed=settings.seed)
+    trainer = make_trainer(settings, tokenizer, train, validation)
     say(
-        f"2/4  model: GPT-2, {config.n_layer} layers of width {config.n_embd}, {model.num_parameters() / 1e6:.1f} M "
-        "parameters, random weights"
+        f"2/3  Training: a GPT-2 of {settings.n_layer} layers, {trainer.model.num_parameters() / 1e6:.1f} M random "
+        f"numbers, {trainer.args.max_steps} updates of {settings.batch_size * settings.block_size:,} tokens."
     )
-    say(f"3/4  training: {steps} updates of {settings.batch_size * settings.block_size:,} tokens")
+    trainer.train()
+    trainer.save_model()
+
+    bits, gzip = trainer.last_metrics["eval_bits_per_byte"], gzip_bits_per_byte(held_out)
+    say(
+        f"3/3  Result: {bits:.2f} bits per byte on files that it has never seen (gzip needs {gzip:.2f}, random "
+        "guessing 8)."
+    )
+    picture = folder / "loss.png"
+    return QuickstartResult(
+        output_dir=settings.output_dir,
+        files=len(train_files),
+        held_out_files=len(held_out),
+        parameters=trainer.model.num_parameters(),
+        steps=trainer.state.global_step,
+        seconds=time.monotonic() - began,
+        bits_per_byte=bits,
+        gzip_bits_per_byte=gzip,
+        picture=str(picture) if picture.is_file() else None,
+        completions=[complete(trainer.model, tokenizer, prompt, settings.seed) for prompt in PROMPTS],
+    )
+
+
+def make_trainer(settings: QuickstartSettings, tokenizer: Tokenizer, train: Any, validation: Any) -> Trainer:
+    """A new model with its trainer; `args.max_steps` is what this machine can do in time."""
+    from llmcore.models import GPT2LMHeadModel
+    from llmcore.training.arguments import TrainingArguments
+    from llmcore.training.trainer import Trainer
+
+    config = model_config(settings, tokenizer)
     args = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=settings.output_dir,
         run_name="quickstart",
-        max_steps=steps,
+        max_steps=affordable_steps(settings, config, train),
         per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
+        per_device_eval_batch_size=16,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.05},
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
-        adam_beta2=0.95,
+        adam_beta2=settings.adam_beta2,
         eval_strategy="steps",
-        eval_steps=0.25,
+        eval_steps=0.2,
         save_strategy="no",
-        logging_steps=10,
+        logging_steps=0.02,
         seed=settings.seed,
         disable_tqdm=False,
-        enable_jit_checkpoint=True,
     )
-    trainer = Trainer(model, args, train_dataset=train, eval_dataset=validation, processing_class=tokenizer)
-    trainer.train()
-    if trainer.stop_reason in ("SIGINT", "SIGTERM"):
-        raise KeyboardInterrupt
-    trainer.save_model()
-    metrics = trainer.last_metrics or trainer.evaluate()
-
-    picture = folder / "loss.png"
-    say(f"4/4  result: {metrics['eval_bits_per_byte']:.2f} bits per byte on the files set aside (random guessing: 8)")
-    completions = [complete(model, tokenizer, prompt, settings.seed) for prompt in PROMPTS]
-    return QuickstartResult(
-        output_dir=settings.output_dir,
-        files=len(train_files),
-        held_out_files=len(held_out),
-        parameters=model.num_parameters(),
-        steps=trainer.state.global_step,
-        seconds=time.monotonic() - began,
-        bits_per_byte=metrics["eval_bits_per_byte"],
-        picture=str(picture) if picture.is_file() else None,
-        completions=completions,
-    )
+    model = GPT2LMHeadModel(config, seed=settings.seed)
+    return Trainer(model, args, train_dataset=train, eval_dataset=validation, processing_class=tokenizer)
 
 
 def python_files(sources: list[str] | None) -> list[tuple[str, str]]:
@@ -162,6 +170,12 @@ def split_files(files: list[tuple[str, str]], fraction: float = HELD_OUT) -> tup
     return [path for _, path in files if path not in held_out], [path for _, path in files if path in held_out]
 
 
+def gzip_bits_per_byte(paths: list[str]) -> float:
+    """What a general compressor makes of the same files, as a yardstick: it, too, has to predict what comes next."""
+    data = b"".join(Path(path).read_bytes() for path in paths)
+    return 8 * len(zlib.compress(data, 9)) / max(1, len(data))
+
+
 def model_config(settings: QuickstartSettings, tokenizer: Tokenizer) -> GPT2Config:
     """The model: a GPT-2 without dropout, since no text is seen often enough to be learned by heart."""
     from llmcore.models import GPT2Config
@@ -181,7 +195,7 @@ def model_config(settings: QuickstartSettings, tokenizer: Tokenizer) -> GPT2Conf
 
 
 def affordable_steps(settings: QuickstartSettings, config: GPT2Config, train: Any) -> int:
-    """`max_steps`, or fewer where the machine is slower: two micro-batches are timed beforehand.
+    """`max_steps`, or fewer where the machine is slower: three micro-batches are timed beforehand.
 
     The schedule of the learning rate has to end where the training does, so the number is fixed before it starts.
     """
@@ -191,7 +205,7 @@ def affordable_steps(settings: QuickstartSettings, config: GPT2Config, train: An
 
     model = GPT2LMHeadModel(config, seed=0)
     seconds = float("inf")
-    for _ in range(2):  # the first one also fills the allocator
+    for _ in range(3):  # the first one also fills the allocator
         batch = train.batch(np.arange(min(settings.batch_size, len(train))))
         start = time.perf_counter()
         model(**batch).loss.backward()
