@@ -1,0 +1,88 @@
+// The emulated machine's state: who is running, and what the threads of a warp, a block and a cluster share.
+// The instructions' own state stands in their headers; here it is only put in its place.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "emu/barrier.h"
+#include "emu/clock.h"
+#include "emu/cuda_types.h"
+#include "emu/error.h"
+#include "emu/fiber.h"
+#include "emu/race.h"
+#include "emu/shared_memory.h"
+#include "emu/warp.h"
+
+namespace llmcore::emu {
+
+struct Block;
+struct Cluster;
+
+struct Thread {
+    Fiber fiber;
+    Block* block = nullptr;
+    uint3 index{};        // threadIdx
+    unsigned number = 0;  // in the block; warp and lane follow from it
+    unsigned actor = 0;   // among all actors of the resident blocks: its place in every clock
+    bool done = false;
+
+    // Where it waits; for the deadlock report.
+    bool waiting = false;
+    const char* wait_name = "";
+    Location wait_location;
+    std::function<std::string()> wait_detail;
+
+    Clock clock;
+    uint64_t cluster_phase = 0;  // of the cluster barrier, when it arrived
+
+    unsigned lane() const { return number % 32; }
+    unsigned warp() const { return number / 32; }
+};
+
+struct Block {
+    Cluster* cluster = nullptr;
+    unsigned rank = 0;     // in the cluster
+    unsigned ordinal = 0;  // among the resident blocks
+    uint3 index{};         // blockIdx
+    unsigned size = 0;     // threads
+    Thread* threads = nullptr;
+
+    std::vector<Warp> warps;
+    Barrier barriers[16];
+    SharedMemory shared;
+    Shadow shadow;
+};
+
+struct Cluster {
+    unsigned number = 0;
+    std::vector<std::unique_ptr<Block>> blocks;
+    ClusterBarrier barrier;
+};
+
+// The blocks that run at the same time: one cluster, or all of them where the policy says so.
+struct Resident {
+    std::vector<std::unique_ptr<Cluster>> clusters;
+    std::vector<Thread> threads;
+    std::deque<Thread*> ready;
+    std::deque<std::function<void()>> effects;  // asynchronous, issued but not yet landed
+    size_t alive = 0;
+    dim3 block_dim, grid_dim;
+
+    // Actors after the threads: the TMA engine, then each block's warpgroups.
+    unsigned actors = 0, tma_actor = 0, warpgroups = 0;
+    uint32_t async_ticks = 0;
+
+    const std::function<void()>* kernel = nullptr;
+    Fiber main;
+    std::unique_ptr<Error> error;
+};
+
+Resident& resident();
+Thread* current_thread();  // null outside kernels, and while an asynchronous effect lands
+Thread& self();            // the same, where there must be one
+
+}  // namespace llmcore::emu
