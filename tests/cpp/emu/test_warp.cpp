@@ -1,0 +1,121 @@
+// Warp operations against brute-force definitions: PTX ISA 9.7.9.6 (shfl.sync), 9.7.13.7 (vote.sync), 9.7.13.10
+// (redux.sync), 9.7.13.16 (elect.sync).
+#include "check.h"
+#include "cuda/launch.cuh"
+#include "cuda/warp.cuh"
+
+using namespace llmcore;
+
+namespace {
+
+// The source lane of shfl.sync as the PTX manual computes it: c holds the clamp and the segment mask.
+int shfl_source(const char* mode, int lane, int b, int width) {
+    int clamp = std::string(mode) == "up" ? 0 : 31, segment = (32 - width) & 31;
+    int max_lane = (lane & segment) | (clamp & ~segment), min_lane = lane & segment, source = 0;
+    bool inside = false;
+    if (mode[0] == 'u') source = lane - b, inside = source >= max_lane;
+    if (mode[0] == 'd') source = lane + b, inside = source <= max_lane;
+    if (mode[0] == 'b') source = lane ^ b, inside = source <= max_lane;
+    if (mode[0] == 'i') source = min_lane | (b & ~segment), inside = source <= max_lane;
+    return inside ? source : lane;
+}
+
+void shuffle_kernel(int (*result)[32], int b, int width) {
+    int lane = int(threadIdx.x), value = 100 + lane;
+    result[0][lane] = __shfl_up_sync(kAllLanes, value, b, width);
+    result[1][lane] = __shfl_down_sync(kAllLanes, value, b, width);
+    result[2][lane] = __shfl_xor_sync(kAllLanes, value, b, width);
+    result[3][lane] = __shfl_sync(kAllLanes, value, b, width);
+}
+
+TEST(shuffles_read_the_lanes_that_ptx_names) {
+    const char* modes[] = {"up", "down", "bfly", "idx"};
+    for (int width : {32, 16, 8, 2})
+        for (int b = 0; b < width; ++b) {
+            int result[4][32];
+            launch({1, 32}, shuffle_kernel, result, b, width);
+            for (int mode = 0; mode < 4; ++mode)
+                for (int lane = 0; lane < 32; ++lane)
+                    EXPECT(result[mode][lane] == 100 + shfl_source(modes[mode], lane, b, width));
+        }
+}
+
+void vote_kernel(uint32_t* ballots, int* any, int* all) {
+    uint32_t mask = threadIdx.x < 20 ? 0x000fffffu : 0xfff00000u;
+    ballots[threadIdx.x] = __ballot_sync(mask, threadIdx.x % 3 == 0);
+    any[threadIdx.x] = __any_sync(mask, threadIdx.x == 4);
+    all[threadIdx.x] = __all_sync(mask, threadIdx.x >= 20);
+}
+
+TEST(votes_count_only_their_mask) {
+    uint32_t ballots[32];
+    int any[32], all[32];
+    for_every_policy([&] {
+        launch({1, 32}, vote_kernel, ballots, any, all);
+        for (unsigned lane = 0; lane < 32; ++lane) {
+            uint32_t expected = 0;
+            for (unsigned other = 0; other < 32; ++other)
+                if ((other < 20) == (lane < 20) && other % 3 == 0) expected |= 1u << other;
+            EXPECT(ballots[lane] == expected);
+            EXPECT((any[lane] != 0) == (lane < 20));
+            EXPECT((all[lane] != 0) == (lane >= 20));
+        }
+    });
+}
+
+void reduce_kernel(uint32_t* results, const uint32_t* values) {
+    uint32_t mask = threadIdx.x % 2 ? 0xaaaaaaaau : 0x55555555u, value = values[threadIdx.x];
+    const char operations[] = {'+', '<', '>', '&', '|', '^'};
+    for (int i = 0; i < 6; ++i)
+        results[threadIdx.x * 7 + i] = emu::reduce_bits(mask, value, operations[i], emu::Location::here());
+    results[threadIdx.x * 7 + 6] = emu::elect_one(mask, emu::Location::here());
+}
+
+TEST(redux_and_elect_see_their_mask) {
+    uint32_t values[32], results[32 * 7];
+    for (uint32_t& value : values) value = static_cast<uint32_t>(random_number() * 1e9f);
+    launch({1, 32}, reduce_kernel, results, values);
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        uint32_t expected[7] = {0, ~0u, 0, ~0u, 0, 0, lane < 2};
+        for (unsigned other = lane % 2; other < 32; other += 2) {
+            uint32_t v = values[other];
+            expected[0] += v, expected[3] &= v, expected[4] |= v, expected[5] ^= v;
+            expected[1] = v < expected[1] ? v : expected[1], expected[2] = v > expected[2] ? v : expected[2];
+        }
+        for (int i = 0; i < 7; ++i) EXPECT(results[lane * 7 + i] == expected[i]);
+    }
+}
+
+void sum_kernel(float* sums, float* maxima, const float* values) {
+    sums[threadIdx.x] = warp_sum(values[threadIdx.x]);
+    maxima[threadIdx.x] = warp_max(values[threadIdx.x]);
+}
+
+TEST(warp_sum_and_max_give_all_lanes_the_same_bits) {
+    float values[64], sums[64], maxima[64];
+    for (float& value : values) value = random_number();
+    launch({1, 64}, sum_kernel, sums, maxima, values);
+    for (int warp = 0; warp < 2; ++warp) {
+        double sum = 0, maximum = -2;
+        for (int i = 0; i < 32; ++i) {
+            sum += values[warp * 32 + i];
+            maximum = std::fmax(maximum, values[warp * 32 + i]);
+        }
+        for (int i = 0; i < 32; ++i) {
+            EXPECT(sums[warp * 32 + i] == sums[warp * 32] && std::fabs(sums[warp * 32] - sum) < 1e-5);
+            EXPECT(maxima[warp * 32 + i] == static_cast<float>(maximum));
+        }
+    }
+}
+
+void outside_kernel(uint32_t* result) {
+    if (threadIdx.x < 16) result[threadIdx.x] = __shfl_sync(0xffffu, threadIdx.x, 20);
+}
+
+TEST(a_lane_outside_the_mask_gives_poison) {
+    uint32_t result[16];
+    launch({1, 32}, outside_kernel, result);
+    for (uint32_t value : result) EXPECT(value == ~0u);
+}
+
+}  // namespace
