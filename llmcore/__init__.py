@@ -23,6 +23,8 @@ _PUBLIC = {
     "GPT2Config": "llmcore.models",
     "GPT2LMHeadModel": "llmcore.models",
     "GenerationConfig": "llmcore.generation",
+    "LlamaConfig": "llmcore.models",
+    "LlamaForCausalLM": "llmcore.models",
     "OutOfMemoryError": "llmcore.errors",
     "Tensor": "llmcore.autograd",
     "TextIteratorStreamer": "llmcore.generation",

@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from llmcore.models.auto import AutoConfig, AutoModelForCausalLM
 from llmcore.models.gpt2 import PRESETS, GPT2Config, GPT2LMHeadModel
+from llmcore.models.llama import LLAMA_PRESETS, LlamaConfig, LlamaForCausalLM
 
-__all__ = ["PRESETS", "AutoConfig", "AutoModelForCausalLM", "GPT2Config", "GPT2LMHeadModel"]
+__all__ = [
+    "LLAMA_PRESETS",
+    "PRESETS",
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "GPT2Config",
+    "GPT2LMHeadModel",
+    "LlamaConfig",
+    "LlamaForCausalLM",
+]

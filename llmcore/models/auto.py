@@ -9,10 +9,11 @@ from llmcore import _core
 from llmcore.errors import ConfigError
 from llmcore.models.config import ModelConfig, read_config
 from llmcore.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from llmcore.models.llama import LlamaConfig, LlamaForCausalLM
 from llmcore.models.pretrained import PreTrainedModel
 
-CONFIGS: dict[str, type[ModelConfig]] = {"gpt2": GPT2Config}
-CAUSAL_LM: dict[str, type[PreTrainedModel]] = {"gpt2": GPT2LMHeadModel}
+CONFIGS: dict[str, type[ModelConfig]] = {"gpt2": GPT2Config, "llama": LlamaConfig}
+CAUSAL_LM: dict[str, type[PreTrainedModel]] = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 
 
 def _find(table: dict[str, Any], model_type: Any, source: str) -> Any:
