@@ -1,11 +1,12 @@
 // Backend tags. A launcher is a template over its backend; each backend instantiates it in its own folder, so a missing
 // kernel is a link error. The CPU sources are compiled once per instruction-set level, each level being its own tag:
-// their code therefore never shares a symbol.
+// their code therefore never shares a symbol. The levels above AVX-512 only multiply bf16 matrices differently, so only
+// csrc/cpu/matmul.cpp is compiled for them; core/dispatch.h runs all else at AVX-512.
 #pragma once
 
 namespace llmcore {
 
-enum class Isa { kBaseline, kAvx2, kAvx512 };
+enum class Isa { kBaseline, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 template <Isa isa>
 struct CpuBackend {};

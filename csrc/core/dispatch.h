@@ -1,7 +1,10 @@
 // From a Tensor to a launcher: which backend, which element type. The only place that knows which backends exist.
 #pragma once
 
+#include <type_traits>
+
 #include "core/backend.h"
+#include "core/bf16.h"
 #include "core/check.h"
 #include "core/dtype.h"
 #include "core/runtime.h"
@@ -14,6 +17,8 @@ template <class F>
 auto dispatch_backend(Device, F&& f) {
     switch (cpu_isa()) {
 #if defined(__x86_64__)
+        case Isa::kAmx:
+        case Isa::kAvx512Bf16:
         case Isa::kAvx512:
             return f(CpuBackend<Isa::kAvx512>{});
         case Isa::kAvx2:
@@ -22,6 +27,19 @@ auto dispatch_backend(Device, F&& f) {
         default:
             return f(CpuBackend<Isa::kBaseline>{});
     }
+}
+
+// Calls f(backend) with the level that multiplies a matrix of A by one of B: see core/backend.h.
+template <class A, class B, class Backend, class F>
+auto dispatch_product(Backend backend, F&& f) {
+#if defined(__x86_64__)
+    constexpr bool bf16_only = std::is_same_v<A, bf16> && std::is_same_v<B, bf16>;
+    if constexpr (bf16_only && std::is_same_v<Backend, CpuBackend<Isa::kAvx512>>) {
+        if (cpu_isa() == Isa::kAmx) return f(CpuBackend<Isa::kAmx>{});
+        if (cpu_isa() == Isa::kAvx512Bf16) return f(CpuBackend<Isa::kAvx512Bf16>{});
+    }
+#endif
+    return f(backend);
 }
 
 template <class T>

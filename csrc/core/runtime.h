@@ -20,8 +20,8 @@ struct Device {
 Device parse_device(const std::string& name);
 std::string name_of(Device device);
 
-// The level that kernels run at: the best of this processor, or LLMCORE_ISA=baseline|avx2|avx512 if that is lower.
-// Read once, at first use; an unknown or unavailable value throws std::invalid_argument.
+// The level that kernels run at: the best of this processor, or LLMCORE_ISA=baseline|avx2|avx512|avx512_bf16|amx if
+// that is lower. Read once, at first use; an unknown or unavailable value throws std::invalid_argument.
 Isa cpu_isa();
 const char* name_of(Isa isa);
 

@@ -1,5 +1,5 @@
-// The inner parts of the CPU matmul: packing into panels, and the kernel that multiplies a strip of rows of a by a
-// panel of columns of b with all sums in registers.
+// The inner parts of the CPU matmul in float: packing into panels, and the kernel that multiplies a strip of rows of a
+// by a panel of columns of b with all sums in registers. cpu/matmul_bf16.h and cpu/matmul_amx.h are the same for bf16.
 //
 // A panel holds `width` lanes (rows of a or columns of b) for K steps: panel[k * width + lane], as float, missing lanes
 // zero. So the kernel reads both operands as one forward stream, whatever their storage, type or transposition.
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/inline.h"
+#include "cpu/matmul_source.h"
 #include "cpu/simd.h"
 
 namespace llmcore {
@@ -29,32 +30,6 @@ constexpr int kPanelColumns = 2 * kLanes;
 
 // ----------------------------------------------------------------------------------------------------------------
 // packing
-
-template <size_t... i>
-LLMCORE_INLINE Vec interleave_low(Vec a, Vec b, std::index_sequence<i...>) {
-    return __builtin_shufflevector(a, b, (i % 2 * kLanes + i / 2)...);
-}
-template <size_t... i>
-LLMCORE_INLINE Vec interleave_high(Vec a, Vec b, std::index_sequence<i...>) {
-    return __builtin_shufflevector(a, b, (i % 2 * kLanes + kLanes / 2 + i / 2)...);
-}
-
-// A perfect shuffle moves the highest bit of the row number to the end of the lane number, and the lane's highest bit
-// to the end of the row number; after log2(kLanes) of them the two have changed places.
-LLMCORE_INLINE void transpose(Vec (&rows)[kLanes]) {
-    constexpr auto lanes = std::make_index_sequence<kLanes>();
-    Vec shuffled[kLanes];
-#pragma GCC unroll 4
-    for (int stage = 1; stage < kLanes; stage *= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < kLanes / 2; ++i) {
-            shuffled[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2], lanes);
-            shuffled[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2], lanes);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) rows[i] = shuffled[i];
-    }
-}
 
 // Lanes side by side in memory: lane l of step k is source[k * stride + l].
 template <int width, class T>
@@ -87,21 +62,14 @@ void pack_adjacent_steps(float* panel, const T* source, int64_t stride, int64_t 
         }
 }
 
-// A matrix of which panels are cut: element (lane, k), `lanes` in all.
-template <class T>
-struct PanelSource {
-    const T* data;
-    int64_t stride, lanes;
-    bool adjacent_lanes;
-
-    template <int width>
-    void pack(float* panel, int64_t lane, int64_t k, int64_t K) const {
-        if (adjacent_lanes)
-            pack_adjacent_lanes<width>(panel, data + k * stride + lane, stride, lanes - lane, K);
-        else
-            pack_adjacent_steps<width>(panel, data + lane * stride + k, stride, lanes - lane, K);
-    }
-};
+template <int width, class T>
+void pack(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+    int64_t lanes = source.lanes - lane;
+    if (source.adjacent_lanes)
+        pack_adjacent_lanes<width>(panel, source.at(lane, k), source.stride, lanes, K);
+    else
+        pack_adjacent_steps<width>(panel, source.at(lane, k), source.stride, lanes, K);
+}
 
 // ----------------------------------------------------------------------------------------------------------------
 // the kernel
@@ -149,6 +117,31 @@ LLMCORE_INLINE void multiply(int64_t rows, float* c, int64_t c_stride, const flo
         if (rows < compiled_rows) return multiply<compiled_rows - 1>(rows, c, c_stride, a, b, K, add);
     multiply_rows<compiled_rows>(c, c_stride, a, b, K, add);
 }
+
+// The kernel as cpu/matmul.cpp sees it.
+struct FloatKernel {
+    static constexpr int kSteps = 1, kStrip = kStripRows, kStripLanes = kStripWidth, kPanel = kPanelColumns;
+    static constexpr int64_t kGrain = kLanes;
+    // b's block: 384 x 512 floats = 768 KiB, within 1 MiB of second-level cache; a's strip: 24 KiB, half a first-level
+    // one.
+    static constexpr int64_t kBlockK = 384, kPassK = 384, kTileUnits = kPassK * 512, kTileColumns = 512,
+                             kTileRows = 560;
+
+    static void begin() {}
+    static void end() {}
+    template <class T>
+    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+        pack<kStripWidth>(panel, source, lane, k, K);
+        return {panel, kStripWidth};
+    }
+    template <class T>
+    static void pack_b(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+        pack<kPanelColumns>(panel, source, lane, k, K);
+    }
+    static void multiply(int64_t rows, float* c, int64_t c_stride, Strip a, const float* b, int64_t K, bool add) {
+        llmcore::multiply(rows, c, c_stride, a.units, b, K, add);
+    }
+};
 
 }  // namespace
 }  // namespace llmcore

@@ -2,6 +2,10 @@
 // source serves SSE, AVX2, AVX-512 and NEON. Loads and stores convert bf16 on the way: kernels compute in float.
 #pragma once
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 
@@ -66,13 +70,17 @@ LLMCORE_INLINE void store(float* p, Vec v) {
     std::memcpy(p, &v, sizeof v);
 }
 
-// Round to nearest even; a NaN keeps its quiet bit, as in to_bf16.
+// Round to nearest even; a NaN keeps its quiet bit, as in to_bf16. The instruction makes subnormal numbers zero.
 LLMCORE_INLINE void store(bf16* p, Vec v) {
+#if defined(__AVX512BF16__)
+    VecHalf half = reinterpret_cast<VecHalf>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+#else
     VecUint bits = float_to_bits(v);
     VecUint rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     VecUint quiet = (bits >> 16) | 0x40u;
     VecUint result = (v == v) ? rounded : quiet;
     VecHalf half = __builtin_convertvector(result, VecHalf);
+#endif
     std::memcpy(p, &half, sizeof half);
 }
 

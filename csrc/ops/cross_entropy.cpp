@@ -80,8 +80,10 @@ Tensor reduce(const Tensor& losses, const Tensor& scale) {
 
 template <class Out, class A, class B, class Backend>
 void multiply(Backend backend, Out* y, const A* a, const B* b, const MatmulProblem& problem) {
-    Tensor workspace = float_workspace(matmul_workspace(backend, problem), Device{});
-    matmul(backend, y, a, b, problem, MatmulEpilogue<Out>{}, workspace.data<float>());
+    dispatch_product<A, B>(backend, [&](auto level) {
+        Tensor workspace = float_workspace(matmul_workspace(level, problem), Device{});
+        matmul(level, y, a, b, problem, MatmulEpilogue<Out>{}, workspace.data<float>());
+    });
 }
 
 // What a pass over the chunks computes; a tensor that is not defined is left out.

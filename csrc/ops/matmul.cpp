@@ -37,8 +37,10 @@ MatmulProblem problem_of(const char* op, const Tensor& a, const Tensor& b, bool 
 template <class Out, class A, class B, class Backend>
 void run(Backend backend, const Tensor& y, const Tensor& a, const Tensor& b, const MatmulProblem& problem,
          const MatmulEpilogue<Out>& epilogue = {}) {
-    Tensor workspace = float_workspace(matmul_workspace(backend, problem), y.device());
-    matmul(backend, y.data<Out>(), a.data<A>(), b.data<B>(), problem, epilogue, workspace.data<float>());
+    dispatch_product<A, B>(backend, [&](auto level) {
+        Tensor workspace = float_workspace(matmul_workspace(level, problem), y.device());
+        matmul(level, y.data<Out>(), a.data<A>(), b.data<B>(), problem, epilogue, workspace.data<float>());
+    });
 }
 
 }  // namespace

@@ -14,11 +14,11 @@ from tests.cases import BFLOAT16, DTYPES, FLOAT32, assert_close, check_gradient,
 TRANSPOSES = list(itertools.product([False, True], repeat=2))
 ACTIVATIONS = [None, "gelu_new", "gelu", "relu", "silu", "tanh"]
 
-# (M, N, K) around the sizes at which the CPU kernel changes its ways: strips (4, 6, 14 rows), panels (8, 16, 32
-# columns), blocks of K (384), tiles (512 columns, 560 rows), and all that is smaller than one of them.
+# (M, N, K) around the sizes at which the CPU kernels change their ways: strips (4, 6, 14, 32 rows), panels (8, 16, 32
+# columns), blocks of K (384 to 1024), tiles (512 columns, 560 rows), and all that is smaller than one of them.
 SHAPES = [
     *((1, 1, 1), (1, 33, 7), (3, 1, 31), (15, 31, 33), (14, 32, 16), (29, 65, 257)),
-    *((5, 513, 9), (563, 3, 5), (2, 40, 385), (31, 17, 769), (64, 64, 64)),
+    *((5, 513, 9), (563, 3, 5), (2, 40, 385), (31, 17, 769), (64, 64, 64), (45, 35, 2085)),
 ]
 
 

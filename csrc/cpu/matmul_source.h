@@ -1,0 +1,60 @@
+// What panels of the CPU matmul are cut from, and the transposition that packing them needs.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "core/inline.h"
+#include "cpu/simd.h"
+
+namespace llmcore {
+namespace {
+
+// An operand as panels see it: element (lane, k), `lanes` in all; a lane is a row of a or a column of b. The elements
+// of one step or those of one lane are side by side in memory, and `stride` from one step or lane to the next.
+template <class T>
+struct PanelSource {
+    const T* data;
+    int64_t stride, lanes;
+    bool adjacent_lanes;
+
+    const T* at(int64_t lane, int64_t k) const {
+        return adjacent_lanes ? data + k * stride + lane : data + lane * stride + k;
+    }
+};
+
+// A strip of rows of a as a kernel reads it: packed, or the operand itself where it is in order as it is. Units of 32
+// bits; stride is that of rows where a kernel wants rows.
+struct Strip {
+    const float* units;
+    int64_t stride;
+};
+
+template <size_t... i>
+LLMCORE_INLINE Vec interleave_low(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i % 2 * kLanes + i / 2)...);
+}
+template <size_t... i>
+LLMCORE_INLINE Vec interleave_high(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i % 2 * kLanes + kLanes / 2 + i / 2)...);
+}
+
+// A perfect shuffle moves the highest bit of the row number to the end of the lane number, and the lane's highest bit
+// to the end of the row number; after log2(kLanes) of them the two have changed places.
+LLMCORE_INLINE void transpose(Vec (&rows)[kLanes]) {
+    constexpr auto lanes = std::make_index_sequence<kLanes>();
+    Vec shuffled[kLanes];
+#pragma GCC unroll 4
+    for (int stage = 1; stage < kLanes; stage *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kLanes / 2; ++i) {
+            shuffled[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2], lanes);
+            shuffled[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2], lanes);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) rows[i] = shuffled[i];
+    }
+}
+
+}  // namespace
+}  // namespace llmcore
