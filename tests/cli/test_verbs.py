@@ -125,7 +125,9 @@ def test_resume_goes_on_with_the_same_tokens(folder, tmp_path):
 def test_dry_run_trains_nothing(folder, tmp_path):
     command = ["pretrain", "gpt2", "--train_file", str(folder / "book.txt"), "--dry_run"]
     result = run_json(*command, cwd=tmp_path)
-    assert result["memory"]["weights"] == 4 * result["parameters"] and result["memory"]["fits"]
+    # what the allocator takes for the flat buffers: at most an eighth more than the weights themselves
+    assert 4 * result["parameters"] <= result["memory"]["weights"] < 4.5 * result["parameters"]
+    assert result["memory"]["fits"]
     assert result["data"]["splits"]["train"]["tokens"] > 1000
     text = run(*command, cwd=tmp_path).stdout
     assert "Data report" in text and "memory: weights" in text and "it fits" in text
