@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,16 @@ def make_loader(
     """
     from llmcore.data.loader import ExampleDataset, TokenLoader
 
+    if isinstance(dataset, (str, bytes, os.PathLike)):
+        raise DataError(
+            f"a dataset is not a path, got {str(dataset)!r}: read rows of it first, or make token files with "
+            "`llmcore prepare` and give BlockDataset(open_shard('train.bin'), block_size)"
+        )
+    if isinstance(dataset, Mapping):
+        raise DataError(
+            f"a dataset is a sequence of rows, got a {type(dataset).__name__} with {', '.join(map(str, dataset))}: "
+            "give one of its entries"
+        )
     if _is_loader(dataset):
         return dataset
     sized = hasattr(dataset, "__len__")
@@ -62,6 +73,8 @@ def make_loader(
     if hasattr(dataset, "batch") and sized:
         samples: Any = dataset
     elif sized and hasattr(dataset, "__getitem__"):
+        if isinstance(dataset[0], str):
+            raise DataError("a row of a dataset is a dict: for text write [{'text': text} for text in texts]")
         samples = ExampleDataset(dataset, _without_other_columns(collator, columns))
     elif hasattr(dataset, "__iter__") or hasattr(dataset, "__next__"):
         return HostFedLoader(dataset, batch_size, _without_other_columns(collator, columns))
@@ -192,9 +205,14 @@ def _without_other_columns(collator: Collator | None, columns: set[str] | None) 
 
     def collate(examples: list[Any]) -> Batch:
         if isinstance(examples[0], Mapping):
+            found = list(examples[0])
             examples = [{name: value for name, value in row.items() if name in keep} for row in examples]
             if not examples[0]:
-                raise DataError(f"none of the dataset's columns is one that the model takes: {', '.join(sorted(keep))}")
+                raise DataError(
+                    f"none of the dataset's columns ({', '.join(map(str, found))}) is one that the model takes, such "
+                    "as input_ids and labels; text is tokenized only if the dataset is a sequence, such as a list of "
+                    "{'text': ...}, whose column dataset_text_field names"
+                )
         if collator is not None:
             return collator(examples)
         from llmcore.data.collators import default_data_collator

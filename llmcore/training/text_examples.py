@@ -40,6 +40,8 @@ def is_text(dataset: Any, text_field: str) -> bool:
     """Whether `dataset` is a sequence of rows of text without `input_ids`."""
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
         return False
+    if isinstance(dataset, Mapping):
+        return False
     if hasattr(dataset, "batch") and not hasattr(dataset, "column_names"):  # a token dataset of llmcore.data
         return False
     first = dataset[0]

@@ -8,10 +8,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from llmcore import _core, schedule
 from llmcore.errors import ConfigError
+from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
 from llmcore.training import callbacks as callback_module
 from llmcore.training.arguments import TrainingArguments
@@ -60,6 +62,10 @@ class TrainerSetup:
         tokenizer: Any = None,
         on_log: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        if args is not None and not isinstance(args, TrainingArguments):
+            raise ConfigError(
+                f"args must be TrainingArguments, got {type(args).__name__}: write TrainingArguments(...)"
+            )
         self.args = args if args is not None else TrainingArguments()
         if tokenizer is not None and processing_class is not None:
             raise ConfigError("tokenizer is another name of processing_class: give one of them")
@@ -141,11 +147,16 @@ class TrainerSetup:
     # ------------------------------------------------------------------------------------------- data
 
     def _load_model(self, model: Any) -> Any:
-        if not isinstance(model, str):
-            return model
-        from llmcore.models import AutoModelForCausalLM
+        if isinstance(model, (str, Path)):
+            from llmcore.models import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(model)
+            return AutoModelForCausalLM.from_pretrained(model)
+        if not isinstance(model, Module):
+            raise ConfigError(
+                f"model must be a model of llmcore or the folder of one, got {type(model).__name__}; a function that "
+                "makes a model is model_init="
+            )
+        return model
 
     def _tokenized(self, dataset: Any) -> Any:
         if dataset is None or not is_text(dataset, self.args.dataset_text_field):

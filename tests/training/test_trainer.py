@@ -404,7 +404,10 @@ def test_compute_loss_can_be_overridden_and_given(tmp_path):
     [
         ({"rows": []}, "dataset is empty"),
         ({"rows": 3}, "sequence of dicts, an iterable"),
-        ({"rows": [{"x": 1}]}, "none of the dataset's columns"),
+        ({"rows": [{"x": 1}]}, r"none of the dataset's columns \(x\)"),
+        ({"rows": "text.txt"}, "a dataset is not a path, got 'text.txt'"),
+        ({"rows": ["a", "b"]}, r"write \[\{'text': text\}"),
+        ({"rows": {"train": make_rows(), "test": make_rows()}}, "a dict with train, test: give one of its entries"),
         ({"rows": [{"input_ids": [1, 2]}]}, "the batch has no 'labels'"),
         ({"rows": iter(make_rows())}, "max_steps must say"),
         ({"device": "cuda"}, "(?i)cuda"),
@@ -421,6 +424,10 @@ def test_wrong_construction_is_a_sentence(tmp_path):
         Trainer()
     with pytest.raises(ConfigError, match="another name of processing_class"):
         Trainer(BigramForCausalLM(), processing_class=object(), tokenizer=object())
+    with pytest.raises(ConfigError, match="args must be TrainingArguments, got dict"):
+        Trainer(BigramForCausalLM(), {"output_dir": str(tmp_path)})
+    with pytest.raises(ConfigError, match="got type; a function that makes a model is model_init="):
+        Trainer(BigramForCausalLM)
     with pytest.raises(ConfigError, match="give train_dataset"):
         Trainer(BigramForCausalLM(), TrainingArguments(str(tmp_path))).train()
     with pytest.raises(ConfigError, match="set max_steps, or"):
