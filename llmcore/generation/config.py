@@ -232,9 +232,20 @@ class GenerationConfig:
 
     @classmethod
     def from_model_config(cls, config: Any) -> GenerationConfig:
-        """The defaults with the special tokens of a model's config."""
-        names = ("pad_token_id", "bos_token_id", "eos_token_id")
-        return cls(**{name: getattr(config, name, None) for name in names})
+        """The defaults with the special tokens of a model's config, as far as they are in its vocabulary: a small
+        model made from GPT-2's config often still names 50256."""
+        size = getattr(config, "vocab_size", None)
+
+        def in_vocabulary(token: Any) -> bool:
+            return size is None or not isinstance(token, int) or token < size
+
+        settings: dict[str, Any] = {}
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(config, name, None)
+            if isinstance(value, Sequence):
+                value = [token for token in value if in_vocabulary(token)] or None
+            settings[name] = value if in_vocabulary(value) else None
+        return cls(**settings)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes generation_config.json: what differs from the defaults."""

@@ -123,6 +123,7 @@ class Trainer(TrainerFiles):
         args, run_dir = self.args, self.run_dir
         if self.model_init is not None and self.optimizer is not None:
             self.model = self.model_init()  # a second run starts anew
+            self._join_tokenizer()
         run_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run_dir)
         wanted = resume if resume is not None else args.resume_from_checkpoint

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmcore import _core, schedule
 from llmcore.errors import ConfigError
+from llmcore.models.pretrained import PreTrainedModel
 from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
 from llmcore.training import callbacks as callback_module
@@ -87,6 +88,7 @@ class TrainerSetup:
             if isinstance(eval_dataset, dict)
             else self._tokenized(eval_dataset)
         )
+        self._join_tokenizer()
         self._given_optimizers = optimizers
         self._optimizer_class = optimizer_cls_and_kwargs
         self.optimizer: Optimizer | None = optimizers[0]
@@ -157,6 +159,25 @@ class TrainerSetup:
                 "makes a model is model_init="
             )
         return model
+
+    def _join_tokenizer(self) -> None:
+        """Lets the model speak through the tokenizer it is trained with: `model.generate("text")` works, and its
+        configurations name this tokenizer's special tokens, as transformers' trainer sees to it.
+        """
+        model, tokenizer = self.model, self.processing_class
+        if tokenizer is None or not isinstance(model, PreTrainedModel):
+            return
+        model.tokenizer = tokenizer
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(tokenizer, name, None)
+            for config in (model.config, model.generation_config):
+                old = getattr(config, name, None)
+                if isinstance(old, (list, tuple)) and token in old:
+                    continue  # several tokens end a text, this one among them
+                if token is not None and old != token:
+                    setattr(config, name, token)
+                elif token is None and isinstance(old, int) and old >= model.config.vocab_size:
+                    setattr(config, name, None)
 
     def _tokenized(self, dataset: Any) -> Any:
         if dataset is None or not is_text(dataset, self.args.dataset_text_field):

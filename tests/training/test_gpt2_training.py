@@ -194,6 +194,23 @@ def test_folder_name_as_model(tmp_path):
     assert trainer.evaluate([{"text": "the lazy dog"}])["eval_loss"] > 4.0
 
 
+def test_tokenizer_and_model_agree_on_special_tokens(tmp_path):
+    """GPT-2's end of text is 50256: a small model that keeps it would never stop, here or in transformers."""
+    sizes = {"vocab_size": TOKENIZER.vocab_size, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    fresh = GPT2LMHeadModel(GPT2Config(**sizes))
+    assert fresh.generation_config.eos_token_id is None
+    trainer = make_trainer(tmp_path, fresh, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    assert isinstance(trainer.model.generate("the", max_new_tokens=3), str)
+    for name in ("config.json", "generation_config.json"):
+        saved = json.loads((tmp_path / name).read_text())
+        assert saved["eos_token_id"] == TOKENIZER.eos_token_id and saved.get("bos_token_id") is None
+    several = make_model()
+    several.generation_config = several.generation_config.replace(eos_token_id=[TOKENIZER.eos_token_id, 3])
+    assert make_trainer(tmp_path, several).model.generation_config.eos_token_id == [TOKENIZER.eos_token_id, 3]
+
+
 def test_rows_of_text_are_tokenized_padded_and_trained_on(tmp_path):
     rows = [{"text": "the quick brown fox"}, {"text": "jumps over"}, {"prompt": "the lazy", "completion": " dog"}] * 4
     trainer = make_trainer(tmp_path, dataset=rows, num_train_epochs=20, per_device_train_batch_size=3)
