@@ -19,7 +19,6 @@ from llmcore import _core
 from llmcore.errors import ConfigError, DataError
 from llmcore.machine import matmul_peak_flops
 from llmcore.training import run_state
-from llmcore.training.batches import count_trained_tokens
 from llmcore.training.checkpoint_rotation import remove_leftovers, set_aside_earlier_run
 from llmcore.training.outputs import StepResult, TrainOutput
 from llmcore.training.signals import StopSignals
@@ -219,10 +218,6 @@ class Trainer(TrainerFiles):
         result = dataclasses.replace(result, epoch=self.state.epoch)
         self._after_update(result)
         return result
-
-    def _count_items(self, batch: Mapping[str, Any]) -> int:
-        labels = batch.get(self._label_name)
-        return len(next(iter(batch.values()))) if labels is None else count_trained_tokens(labels, self._shifted)
 
     def _epoch(self, place: Mapping[str, Any]) -> float:
         samples = getattr(self.loader, "dataset", None)

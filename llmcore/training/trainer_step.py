@@ -77,6 +77,10 @@ class TrainerStep(TrainerSetup):
                 loss = loss * (count_trained_tokens(labels, self._shifted) / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
+    def _has_own_objective(self) -> bool:
+        """Whether the loss is another one than the model's, by function or by subclass."""
+        return self.compute_loss_func is not None or type(self).compute_loss is not TrainerStep.compute_loss
+
     def _smoothed_loss(
         self, model: Any, inputs: dict[str, Any], labels: Any, num_items: int | None
     ) -> tuple[Any, Tensor]:
@@ -109,7 +113,7 @@ class TrainerStep(TrainerSetup):
             self._pending = _Pending(unscaled=num_items_in_batch is None, started=time.monotonic())
             self.optimizer.zero_grad()
         pending = self._pending
-        items = count_trained_tokens(batch[self._label_name], self._shifted) if self._label_name in batch else 0
+        items = self._count_items(batch)
         for generator in generators(self.model):
             # a function of the place in the run alone, so a resumed run draws the same masks
             generator.step = self.state.global_step * self.accumulation + pending.micro_batches
@@ -123,6 +127,11 @@ class TrainerStep(TrainerSetup):
         pending.input_tokens += count_input_tokens(batch, self.args.include_num_input_tokens_seen)
         pending.samples += len(next(iter(batch.values())))
         return value / max(1, items) if pending.unscaled else value
+
+    def _count_items(self, batch: Mapping[str, Any]) -> int:
+        """Trained tokens of a micro-batch; its rows where there are no labels."""
+        labels = batch.get(self._label_name)
+        return len(next(iter(batch.values()))) if labels is None else count_trained_tokens(labels, self._shifted)
 
     def _apply_update(self) -> StepResult:
         """Clips and applies the gradients of the micro-batches since the last update, unless loss or norm are not
@@ -167,10 +176,10 @@ class TrainerStep(TrainerSetup):
             counters.skipped_in_a_row = 0
         else:
             counters.skipped_updates += 1
-            counters.skipped_in_a_row += 1
-            logger.warning(
-                "step %d: loss %s, gradient norm %s: the update is skipped", state.global_step, loss, grad_norm
-            )
+            # a batch without trained tokens is no sign of numbers that explode
+            counters.skipped_in_a_row += int(pending.items > 0)
+            found = f"loss {loss}, gradient norm {grad_norm}" if pending.items else "every label is -100"
+            logger.warning("step %d: %s: the update is skipped", state.global_step, found)
         if math.isfinite(loss) or not self.args.logging_nan_inf_filter:
             counters.window_loss += loss
             counters.window_steps += 1

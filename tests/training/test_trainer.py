@@ -399,6 +399,25 @@ def test_compute_loss_can_be_overridden_and_given(tmp_path):
     assert own.training_step(given.loader.dataset.batch(np.arange(4)), 1) == pytest.approx(step.loss, abs=0.05)
 
 
+def test_objective_without_labels(tmp_path):
+    from llmcore import functional as F
+
+    rows = [{"input_ids": row["input_ids"]} for row in make_rows(8)]
+    loss_function = lambda outputs, labels, num_items_in_batch: F.mean(F.mul(outputs.logits, outputs.logits))  # noqa: E731
+    steps = list(make_trainer(tmp_path, rows=rows, compute_loss_func=loss_function, max_steps=4))
+    assert not any(step.skipped for step in steps) and steps[-1].loss < steps[0].loss
+
+
+def test_update_without_a_trained_token_is_skipped_and_says_so(tmp_path, caplog):
+    rows = [{"input_ids": [1, 2, 3], "labels": [-100] * 3}] * 4
+    trainer = make_trainer(tmp_path, rows=rows, max_steps=4, max_nonfinite_steps=2)
+    before = weights_of(trainer.model)
+    trainer.train()  # nothing is infinite, so nothing stops it
+    assert "step 4: every label is -100: the update is skipped" in caplog.text
+    for name, weights in weights_of(trainer.model).items():
+        np.testing.assert_array_equal(weights, before[name])
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
