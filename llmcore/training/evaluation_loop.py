@@ -31,6 +31,8 @@ class EvaluationOptions:
     byte_lengths: np.ndarray | None = None  # bytes of each token of the vocabulary
     label_name: str = "labels"
     on_batch: Callable[[], None] | None = None
+    compute_loss: Callable[..., Any] | None = None
+    """`Trainer.compute_loss`, where the objective is not the model's own."""
 
     @property
     def needs_logits(self) -> bool:
@@ -98,6 +100,11 @@ def _evaluate_batch(
         if options.byte_lengths is not None and shifted:
             targets = labels[:, 1:]
             result.bytes += int(options.byte_lengths[targets[targets != IGNORE_INDEX]].sum())
+    if options.compute_loss is not None:
+        _evaluate_own_loss(
+            options.compute_loss, model, batch, labels, result, metrics if options.needs_logits else None
+        )
+        return
     if labels is not None and shifted and hasattr(model, "per_token_loss") and not options.needs_logits:
         # float64: a sum over millions of tokens would lose digits in float32
         result.loss_sum += float(model.per_token_loss(batch["input_ids"], labels).sum(dtype=np.float64))
@@ -109,6 +116,26 @@ def _evaluate_batch(
         result.loss_sum += output.loss.item() * count_trained_tokens(labels, shifted)
     if options.needs_logits:
         metrics.add(output.logits.numpy(), labels)
+
+
+def _evaluate_own_loss(
+    compute_loss: Callable[..., Any],
+    model: Any,
+    batch: Mapping[str, Any],
+    labels: np.ndarray | None,
+    result: EvaluationResult,
+    metrics: _MetricReducer | None,
+) -> None:
+    """The objective that is trained is the one that is evaluated; rows are counted where there are no labels."""
+    items = len(next(iter(batch.values()))) if labels is None else count_trained_tokens(labels, shifts_labels(model))
+    loss = compute_loss(model, batch, return_outputs=metrics is not None, num_items_in_batch=max(1, items))
+    if metrics is not None:
+        loss, output = loss
+        metrics.add(output.logits.numpy(), labels)
+    result.loss_sum += loss.item() * items
+    if labels is None:
+        result.has_labels = True
+        result.tokens += items
 
 
 class _MetricReducer:

@@ -87,12 +87,15 @@ class TrainerEvaluation(TrainerStep):
             byte_lengths=lengths() if lengths is not None else None,
             label_name=self._label_name,
             on_batch=on_batch,
+            compute_loss=self.compute_loss if self._has_own_objective() else None,
         )
         return run_evaluation(self.model, loader, options)
 
     def _with_speed(self, result: EvaluationResult, prefix: str, started: float) -> dict[str, float]:
         seconds = max(time.monotonic() - started, 1e-9)
-        values = {**result.summary(self._shifted), **result.metrics}
+        # the perplexity of another objective than the likelihood would be none
+        likelihood = self._shifted and not self._has_own_objective()
+        values = {**result.summary(likelihood), **result.metrics}
         metrics = {
             name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in values.items()
         }

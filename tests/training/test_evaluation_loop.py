@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from llmcore import functional as F
 from llmcore.errors import ConfigError
+from llmcore.models.inputs import next_token_targets
 from llmcore.training.arguments import TrainingArguments
 from llmcore.training.outputs import EvalPrediction
 from llmcore.training.trainer import Trainer
@@ -150,3 +152,28 @@ def test_predictions_of_different_lengths_are_filled(tmp_path):
 def test_evaluating_nothing_is_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match="give eval_dataset"):
         make_trainer(tmp_path).evaluate()
+
+
+def test_own_objective_is_evaluated_too(tmp_path):
+    """Weighted twice as much, by function and by subclass: so is the evaluation, and it claims no perplexity."""
+
+    def doubled(outputs, labels, num_items_in_batch=None):
+        targets = next_token_targets(labels, np.shape(labels))
+        return F.cross_entropy(F.view(outputs.logits, (-1, VOCABULARY)), targets, num_items=num_items_in_batch) * 2.0
+
+    class Doubled(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(inputs["input_ids"])
+            loss = doubled(outputs, inputs["labels"], num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
+
+    plain = make_trainer(tmp_path).evaluate(ROWS)["eval_loss"]
+    args = TrainingArguments(str(tmp_path), per_device_eval_batch_size=5)
+    for trainer in (
+        Trainer(BigramForCausalLM(), args, compute_loss_func=doubled),
+        Doubled(BigramForCausalLM(), args),
+        Doubled(BigramForCausalLM(), args, compute_metrics=accuracy),
+    ):
+        metrics = trainer.evaluate(ROWS)
+        assert metrics["eval_loss"] == pytest.approx(2 * plain, rel=1e-5) and "eval_perplexity" not in metrics
+    assert "eval_accuracy" in metrics
