@@ -51,6 +51,7 @@ class CausalLM(PreTrainedModel):
         attention_mask: Any = None,
         position_ids: Any = None,
         num_items_in_batch: int | None = None,
+        label_smoothing: float = 0.0,
         past: KVCache | None = None,
         starts: Any = None,
         return_logits: bool = False,
@@ -66,6 +67,7 @@ class CausalLM(PreTrainedModel):
             num_items_in_batch: trained tokens of the whole optimizer step, by which the loss is divided (default:
                 those of this batch). Given in training mode, it also says that `loss.backward()` follows: the head's
                 gradients are then computed in the same pass as the loss.
+            label_smoothing: part of each target that is spread evenly over the vocabulary.
             past: a cache from `new_cache`; the ids continue it and it is extended.
             starts: (B,) with `past`: the first position of each row that is not padding (rows padded on the left).
             return_logits: also with labels.
@@ -90,6 +92,7 @@ class CausalLM(PreTrainedModel):
                 F.view(x, (-1, x.shape[-1])),
                 self.head_weight,
                 next_token_targets(labels, ids.shape),
+                label_smoothing=label_smoothing,
                 num_items=num_items_in_batch,
                 fused_backward=self.training and num_items_in_batch is not None,
             )

@@ -66,11 +66,13 @@ class TrainerStep(TrainerSetup):
         if self.compute_loss_func is not None:
             outputs = model(**{name: value for name, value in accepted.items() if name != "labels"})
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
-        elif self.args.label_smoothing_factor:
+        elif self.args.label_smoothing_factor and "label_smoothing" not in self._model_takes:
             outputs, loss = self._smoothed_loss(model, accepted, labels, num_items_in_batch)
         else:
             if "num_items_in_batch" in self._model_takes and num_items_in_batch is not None:
                 accepted["num_items_in_batch"] = num_items_in_batch
+            if self.args.label_smoothing_factor:
+                accepted["label_smoothing"] = self.args.label_smoothing_factor
             outputs = model(**accepted)
             loss = outputs.loss
             if num_items_in_batch is not None and "num_items_in_batch" not in self._model_takes:
@@ -84,6 +86,7 @@ class TrainerStep(TrainerSetup):
     def _smoothed_loss(
         self, model: Any, inputs: dict[str, Any], labels: Any, num_items: int | None
     ) -> tuple[Any, Tensor]:
+        # for a model that cannot smooth by itself: its logits exist as a whole
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**inputs)
         targets = np.array(labels, np.int32)

@@ -236,3 +236,13 @@ def test_max_train_tokens_ends_the_schedule_with_the_training(tmp_path):
     rates = [step.learning_rate for step in trainer]
     assert len(rates) == 5 and rates[-1] == pytest.approx(5e-3 / 5)
     assert trainer.stop_reason is None or "max_train_tokens" in trainer.stop_reason
+
+
+def test_smoothed_labels_need_no_logits(tmp_path):
+    """The head spreads the targets itself, so the logits exist only chunk by chunk with label smoothing, too."""
+    trainer = make_trainer(tmp_path, max_steps=1, label_smoothing_factor=0.2)
+    batch = BlockDataset([Shard(TEXT)], 32).batch(np.arange(3))
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert outputs.logits is None
+    by_logits = trainer._smoothed_loss(trainer.model, {"input_ids": batch["input_ids"]}, batch["labels"], None)[1]
+    assert loss.item() == pytest.approx(by_logits.item(), rel=1e-5)
