@@ -62,10 +62,25 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     elif name in _DTYPES:
         value = getattr(importlib.import_module("llmcore._core").DType, name)
+    elif name == "_core":
+        return _import_core()
     else:
         raise AttributeError(f"module 'llmcore' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _import_core() -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module("llmcore._core")
+    except ModuleNotFoundError:
+        # The usual reason: Python was started in a source checkout, whose folder hides the installed package.
+        raise ImportError(
+            f"llmcore's compiled core is not in {__path__[0]}: this looks like a source checkout that was not built. "
+            "Start Python in another folder to use the installed package, or run `pip install -e .` here"
+        ) from None
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 class StopSignals:
     """Context manager. Inside it the first SIGTERM or SIGINT sets `received`; the second one acts as it did before.
 
-    Does nothing if `enabled` is false or outside the main thread, where Python allows no handlers. The former
+    Does nothing if `enabled` is false or outside the main thread, where Python allows no handlers. A signal that the
+    process ignores stays ignored: a shell does that to the SIGINT of what it starts in the background. The former
     handlers are restored on leaving.
     """
 
@@ -23,6 +24,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if self._enabled:
             for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._former[number] = signal.signal(number, self._receive)
         return self
 

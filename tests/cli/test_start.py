@@ -141,7 +141,7 @@ def test_the_readme_has_its_two_commands():
     first, second = re.findall(r"<!-- command: \w+ -->\n```sh\n(.*?)\n```", README, re.DOTALL)
     begin = "python3 -m venv .venv && . .venv/bin/activate && "
     assert first == begin + 'pip install ".[plot]" && llmcore quickstart'
-    assert second == begin + 'pip install ".[test]" && pytest -n 2'
+    assert second == begin + 'pip install -e ".[test]" && pytest -n 2'
 
 
 def readme_commands() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import numpy as np
 import pytest
@@ -242,14 +241,8 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["a", "^", " ", "a.", "\u0301", "\n"])
-def test_repetitive_text_takes_linear_time(unit):  # S-04
+@pytest.mark.timeout(120)  # linear: well below a second; quadratic: hours
+def test_a_million_times_the_same(unit):  # S-04
     tokenizer = MAKERS["bpe"]()
-    times = []
-    for count in (50_000, 100_000, 200_000):
-        best = 9.0
-        for _ in range(3):
-            start = time.perf_counter()
-            tokenizer.encode(unit * count)
-            best = min(best, time.perf_counter() - start)
-        times.append(best)
-    assert times[-1] < 10 * times[0] + 0.05, times  # 4 if linear, 16 if quadratic
+    text = unit * 1_000_000
+    assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -23,6 +23,17 @@ def test_first_signal_is_noted_second_acts_and_handlers_come_back():
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals(True) as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_disabled_and_other_threads_touch_nothing():
     before, seen = signal.getsignal(signal.SIGINT), []
 
