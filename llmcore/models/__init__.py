@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from llmcore.models.auto import AutoConfig, AutoModelForCausalLM
+from llmcore.models.auto import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from llmcore.models.bert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from llmcore.models.gpt2 import PRESETS, GPT2Config, GPT2LMHeadModel
 from llmcore.models.llama import LLAMA_PRESETS, LlamaConfig, LlamaForCausalLM
 
@@ -10,7 +24,16 @@ __all__ = [
     "LLAMA_PRESETS",
     "PRESETS",
     "AutoConfig",
+    "AutoModel",
     "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
     "GPT2Config",
     "GPT2LMHeadModel",
     "LlamaConfig",

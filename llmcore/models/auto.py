@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llmcore import _core
 from llmcore.errors import ConfigError
+from llmcore.models.bert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from llmcore.models.config import ModelConfig, read_config
 from llmcore.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from llmcore.models.llama import LlamaConfig, LlamaForCausalLM
 from llmcore.models.pretrained import PreTrainedModel
 
-CONFIGS: dict[str, type[ModelConfig]] = {"gpt2": GPT2Config, "llama": LlamaConfig}
-CAUSAL_LM: dict[str, type[PreTrainedModel]] = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
+CONFIGS: dict[str, type[ModelConfig]] = {"bert": BertConfig, "gpt2": GPT2Config, "llama": LlamaConfig}
 
 
 def _find(table: dict[str, Any], model_type: Any, source: str) -> Any:
-    if model_type not in table:
-        raise ConfigError(f"{source}: model_type {model_type!r} is not known here; known: {', '.join(sorted(table))}")
-    return table[model_type]
+    if model_type in table:
+        return table[model_type]
+    known = f"known: {', '.join(sorted(table))}"
+    if model_type in CONFIGS:
+        raise ConfigError(f"{source}: there is no such model of model_type {model_type!r}; {known}")
+    raise ConfigError(f"{source}: model_type {model_type!r} is not known here; {known}")
 
 
 class AutoConfig:
@@ -29,16 +38,40 @@ class AutoConfig:
         return _find(CONFIGS, read_config(directory).get("model_type"), str(directory)).from_pretrained(directory)
 
 
-class AutoModelForCausalLM:
-    @staticmethod
-    def from_pretrained(
-        directory: str | Path, dtype: _core.DType | None = None, device: str = "cpu"
-    ) -> PreTrainedModel:
-        """The causal language model in a directory. Raises ConfigError, CheckpointError."""
-        model_class = _find(CAUSAL_LM, read_config(directory).get("model_type"), str(directory))
-        return model_class.from_pretrained(directory, dtype=dtype, device=device)
+class _AutoModel:
+    models: ClassVar[dict[str, type[PreTrainedModel]]]
 
-    @staticmethod
-    def from_config(config: ModelConfig, seed: int = 42, dtype: _core.DType = _core.DType.float32) -> PreTrainedModel:
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, dtype: _core.DType | None = None, device: str = "cpu", **options: Any
+    ) -> Any:
+        """The model in a directory; options as for its class. Raises ConfigError, CheckpointError."""
+        model_class = _find(cls.models, read_config(directory).get("model_type"), str(directory))
+        return model_class.from_pretrained(directory, dtype=dtype, device=device, **options)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, seed: int = 42, dtype: _core.DType = _core.DType.float32) -> Any:
         """A new model with random weights."""
-        return _find(CAUSAL_LM, config.model_type, "config")(config, seed=seed, dtype=dtype)
+        return _find(cls.models, config.model_type, "config")(config, seed=seed, dtype=dtype)
+
+
+class AutoModel(_AutoModel):
+    """An encoder without a head."""
+
+    models = {"bert": BertModel}
+
+
+class AutoModelForCausalLM(_AutoModel):
+    models = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
+
+
+class AutoModelForMaskedLM(_AutoModel):
+    models = {"bert": BertForMaskedLM}
+
+
+class AutoModelForSequenceClassification(_AutoModel):
+    models = {"bert": BertForSequenceClassification}
+
+
+class AutoModelForTokenClassification(_AutoModel):
+    models = {"bert": BertForTokenClassification}

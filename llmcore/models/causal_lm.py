@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,17 +12,39 @@ from llmcore import _core, nn
 from llmcore import functional as F
 from llmcore.autograd import Generator, Tensor, checkpoint
 from llmcore.errors import ConfigError
+from llmcore.generation import GenerationConfig, GenerationMixin
 from llmcore.inference import inference
 from llmcore.models.cache import KVCache
+from llmcore.models.config import ModelConfig
 from llmcore.models.inputs import as_ids, key_lengths, next_token_targets, positions_of
 from llmcore.models.outputs import CausalLMOutput
-from llmcore.models.pretrained import PreTrainedModel
+from llmcore.models.pretrained import Model, PreTrainedModel
 
 
-class CausalLM(PreTrainedModel):
-    """A decoder and its head. A subclass has `head_weight`, `hidden_states` and `new_cache`."""
+class CausalLM(PreTrainedModel, GenerationMixin):
+    """A decoder and its head. A subclass has `head_weight`, `hidden_states` and `new_cache`.
+
+    `generation_config` travels in generation_config.json.
+    """
 
     limit_field: ClassVar[str] = "max_position_embeddings"  # the field of the config that limits the length
+
+    def __init__(self, config: ModelConfig, seed: int):
+        super().__init__(config, seed)
+        self.generation_config = GenerationConfig.from_model_config(config)
+
+    @classmethod
+    def from_pretrained(cls: type[Model], directory: str | Path, *arguments: Any, **options: Any) -> Model:
+        """As for every model; reads generation_config.json, too, if there is one."""
+        model = super().from_pretrained(directory, *arguments, **options)
+        if (Path(directory) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(directory)
+        return model
+
+    def save_config(self, directory: str | Path) -> None:
+        """The files beside the weights: config.json and generation_config.json."""
+        super().save_config(directory)
+        self.generation_config.save_pretrained(directory)
 
     @property
     def head_weight(self) -> nn.Parameter:

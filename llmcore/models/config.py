@@ -20,15 +20,14 @@ Config = TypeVar("Config", bound="ModelConfig")
 _WITHOUT_EFFECT = frozenset(
     """
     _attn_implementation _commit_hash _name_or_path architectures attn_implementation chunk_size_feed_forward dtype
-    id2label label2id model_type name_or_path output_attentions output_hidden_states output_scores problem_type
-    return_dict return_dict_in_generate task_specific_params tokenizer_class torch_dtype torchscript
+    id2label is_decoder label2id model_type name_or_path output_attentions output_hidden_states output_scores
+    problem_type return_dict return_dict_in_generate task_specific_params tokenizer_class torch_dtype torchscript
     transformers_version use_cache
     """.split()
 )
 # Fields that would change the result, were they not at the value that every known model has.
 _ONLY_VALUE: dict[str, Any] = {
     "add_cross_attention": False,
-    "is_decoder": True,
     "is_encoder_decoder": False,
     "cross_attention_hidden_size": None,
     "pruned_heads": {},
@@ -42,21 +41,23 @@ class ModelConfig:
     """Base of the configurations. Subclasses are dataclasses with the field names of transformers."""
 
     model_type: ClassVar[str] = ""
-    without_effect: ClassVar[frozenset[str]] = frozenset()
+    without_effect: ClassVar[frozenset[str]] = frozenset()  # beside those above
+    only_value: ClassVar[dict[str, Any]] = {}  # likewise
 
     @classmethod
     def from_dict(cls: type[Config], values: dict[str, Any], source: str = "config") -> Config:
         """Raises ConfigError for a field that is unknown or has a value which this library does not compute."""
         known = {field.name for field in dataclasses.fields(cls)}
+        only_value = {**_ONLY_VALUE, **cls.only_value}
         chosen = {}
         for name, value in values.items():
             if name in known:
                 chosen[name] = value
+            elif name in only_value:
+                if value != only_value[name]:
+                    raise ConfigError(f"{source}: {name}={value!r} is not supported, only {only_value[name]!r}")
             elif name in _WITHOUT_EFFECT or name in cls.without_effect:
                 continue
-            elif name in _ONLY_VALUE:
-                if value != _ONLY_VALUE[name] and not (name == "is_decoder" and value is False):
-                    raise ConfigError(f"{source}: {name}={value!r} is not supported, only {_ONLY_VALUE[name]!r}")
             else:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -65,6 +66,16 @@ class ModelConfig:
                     f"the model computes, so it is refused{hint}"
                 )
         return cls(**chosen)
+
+    def replace(self: Config, **changes: Any) -> Config:
+        """A copy with other values. Raises ConfigError for a name that is no field."""
+        known = {field.name for field in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"{type(self).__name__} has no field {name!r}{hint}")
+        return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "model_type": self.model_type}

@@ -16,6 +16,7 @@ from llmcore import _core, nn
 from llmcore import functional as F
 from llmcore.autograd import Generator, Tensor
 from llmcore.errors import ConfigError
+from llmcore.models.activations import ACTIVATIONS, check_activation
 from llmcore.models.cache import KVCache
 from llmcore.models.causal_lm import CausalLM, run_blocks
 from llmcore.models.config import ModelConfig
@@ -60,22 +61,8 @@ class GPT2Config(ModelConfig):
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"GPT2Config: {name} must be in [0, 1), got {getattr(self, name)}")
-        if self.activation_function not in _ACTIVATIONS:
-            raise ConfigError(
-                f"GPT2Config: activation_function must be one of {', '.join(_ACTIVATIONS)}, got "
-                f"{self.activation_function!r}"
-            )
+        check_activation("GPT2Config: activation_function", self.activation_function)
 
-
-# Hugging Face's name -> the name in functional.linear
-_ACTIVATIONS = {
-    "gelu_new": "gelu_new",
-    "gelu_pytorch_tanh": "gelu_new",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "tanh": "tanh",
-}
 
 # The published sizes, and two small ones for a CPU and for tests. Dropout is off in these: it is for many epochs.
 _SMALL = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
@@ -126,7 +113,7 @@ class GPT2MLP(nn.Module):
 
     def __init__(self, config: GPT2Config, init: Initializer, name: str):
         C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
-        activation = _ACTIVATIONS[config.activation_function]
+        activation = ACTIVATIONS[config.activation_function]
         self.c_fc = nn.Conv1D(init, f"{name}.c_fc", C, inner, std=config.initializer_range, activation=activation)
         self.c_proj = nn.Conv1D(init, f"{name}.c_proj", inner, C, std=_residual_std(config))
 

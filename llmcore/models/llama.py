@@ -34,6 +34,7 @@ class LlamaConfig(ModelConfig):
 
     model_type: ClassVar[str] = "llama"
     without_effect: ClassVar[frozenset[str]] = frozenset(["pretraining_tp"])
+    only_value: ClassVar[dict[str, Any]] = {"rope_interleaved": False}
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -86,8 +87,6 @@ class LlamaConfig(ModelConfig):
         """Raises ConfigError for a field that is unknown or has a value which this library does not compute."""
         values = dict(values)
         theta, scaling = values.pop("rope_theta", None), values.pop("rope_scaling", None)
-        if values.pop("rope_interleaved", False):
-            raise ConfigError(f"{source}: rope_interleaved=True is not supported, only False")
         parameters = dict(scaling or values.get("rope_parameters") or {})  # in transformers' order
         if theta is not None:
             parameters.setdefault("rope_theta", theta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +13,6 @@ import numpy as np
 from llmcore import _core, nn, tensor_file
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
-from llmcore.generation import GenerationConfig, GenerationMixin
 from llmcore.models.config import ModelConfig
 
 Model = TypeVar("Model", bound="PreTrainedModel")
@@ -22,14 +22,14 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 
 
-class PreTrainedModel(nn.Module, GenerationMixin):
+class PreTrainedModel(nn.Module):
     """A model with a configuration, which `save_pretrained` writes and `from_pretrained` reads.
 
-    `generator` is the source of dropout masks; `generation_config` travels in generation_config.json; `name_or_path` is
-    the directory that the model was loaded from, if any.
+    `generator` is the source of dropout masks; `name_or_path` is the directory that the model was loaded from, if any.
     """
 
     config_class: ClassVar[type[ModelConfig]]
+    new_heads: ClassVar[tuple[str, ...]] = ()  # first parts of the names of parameters that a file may lack
     config: ModelConfig
     generator: Generator
     activation_checkpointing: bool = False
@@ -37,13 +37,12 @@ class PreTrainedModel(nn.Module, GenerationMixin):
     def __init__(self, config: ModelConfig, seed: int):
         self.config = config
         self.generator = Generator(seed)
-        self.generation_config = GenerationConfig.from_model_config(config)
         self.name_or_path = ""
         self._tokenizer: Any = None
 
     @property
     def tokenizer(self) -> Any:
-        """What lets `generate` take and return text: the tokenizer that was attached, or the one in the directory that
+        """What lets the model take and return text: the tokenizer that was attached, or the one in the directory that
         the model was loaded from; None if there is none."""
         if self._tokenizer is None and self.name_or_path and (Path(self.name_or_path) / TOKENIZER).is_file():
             from llmcore.data.tokenizer import Tokenizer
@@ -71,7 +70,7 @@ class PreTrainedModel(nn.Module, GenerationMixin):
         self.activation_checkpointing = False
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json, model.safetensors (tied weights once) and generation_config.json.
+        """Writes config.json, model.safetensors (tied weights once) and what else belongs to the model.
 
         Each file appears under its name only when it is complete.
         """
@@ -84,11 +83,10 @@ class PreTrainedModel(nn.Module, GenerationMixin):
         self.save_config(folder)
 
     def save_config(self, directory: str | Path) -> None:
-        """The files beside the weights: config.json and generation_config.json."""
+        """The files beside the weights: config.json."""
         folder = Path(directory)
         values = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": self.dtype.name}
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-        self.generation_config.save_pretrained(folder)
 
     def numpy_state(self) -> dict[str, np.ndarray]:
         """The weights by their published names as arrays; bfloat16 as its uint16 bits. Views, not copies."""
@@ -99,29 +97,43 @@ class PreTrainedModel(nn.Module, GenerationMixin):
 
     @classmethod
     def from_pretrained(
-        cls: type[Model], directory: str | Path, dtype: _core.DType | None = None, device: str = "cpu", seed: int = 42
+        cls: type[Model],
+        directory: str | Path,
+        dtype: _core.DType | None = None,
+        device: str = "cpu",
+        seed: int = 42,
+        **config_changes: Any,
     ) -> Model:
         """Reads a directory that `save_pretrained`, ours or transformers', has written.
 
-        `dtype` converts; None keeps bfloat16 weights as they are and makes everything else float32. Raises ConfigError
-        for a configuration that is not understood in full, CheckpointError for weights that are incomplete or do not
-        fit.
+        `dtype` converts; None keeps bfloat16 weights as they are and makes everything else float32. `config_changes`
+        are fields of the configuration, as `num_labels=3`. A head that the file does not have starts from random
+        weights drawn with `seed`, with a warning. Raises ConfigError for a configuration that is not understood in
+        full, CheckpointError for weights that are incomplete or do not fit.
         """
         folder = Path(directory)
-        config = cls.config_class.from_pretrained(folder)
+        config = cls.config_class.from_pretrained(folder).replace(**config_changes)
         weights = read_weights(folder)
         if dtype is None:
             stored_as_bf16 = all(array.dtype == np.uint16 for array in weights.values())
             dtype = _core.DType.bfloat16 if stored_as_bf16 else _core.DType.float32
         model = cls(config, seed=seed, dtype=dtype, device=device, initialize=False)
+        tensors = {name: _to_tensor(array) for name, array in model.rename(weights).items()}
+        new = [name for name in model.state_dict() if name not in tensors and name.startswith(cls.new_heads)]
+        if new:
+            message = f"{folder} has no weights for {', '.join(new)}: they start at random and have to be trained"
+            warnings.warn(message, stacklevel=2)
+            tensors |= {name: model.first_value(name) for name in new}
         try:
-            model.load_state_dict({name: _to_tensor(array) for name, array in model.rename(weights).items()})
+            model.load_state_dict(tensors)
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder}: the weights do not fit this {cls.__name__}: {error.args[0]}") from None
         model.name_or_path = str(folder)
-        if (folder / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
         return model
+
+    def first_value(self, name: str) -> _core.Tensor:
+        """What parameter `name` of a new head starts from: the same as in a new model with this seed."""
+        raise NotImplementedError
 
     def rename(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """From the names in a file to this model's: hook for published variants. Drops what is not a parameter."""

@@ -1,0 +1,545 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805), with the names of transformers.
+
+An encoder of post-norm blocks: word + position + token type embeddings and a norm, then L times (attention over the
+whole row, norm, MLP, norm). Every residual addition is done together with the norm that follows it. Heads: masked
+language modelling, classification of sequences (or regression) and of tokens; sentence embeddings need none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llmcore import _core, nn
+from llmcore import functional as F
+from llmcore.autograd import Generator, Tensor, checkpoint
+from llmcore.errors import ConfigError, DataError
+from llmcore.inference import inference
+from llmcore.models.activations import ACTIVATIONS, check_activation
+from llmcore.models.config import ModelConfig
+from llmcore.models.inputs import IGNORE, as_ids, key_lengths
+from llmcore.models.outputs import ClassifierOutput, EncoderOutput, MaskedLMOutput
+from llmcore.models.pretrained import PreTrainedModel
+from llmcore.nn.layers import Initializer
+
+_PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
+
+
+@dataclasses.dataclass
+class BertConfig(ModelConfig):
+    """Field names and defaults of transformers' BertConfig; the defaults are BERT-base, uncased.
+
+    `num_labels`, `id2label` and `label2id` belong to the classification heads and are derived from one another;
+    `problem_type` None means regression for one label, else what the labels' type says.
+    """
+
+    model_type: ClassVar[str] = "bert"
+    without_effect: ClassVar[frozenset[str]] = frozenset(["gradient_checkpointing"])
+    only_value: ClassVar[dict[str, Any]] = {"is_decoder": False, "position_embedding_type": "absolute"}
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    num_labels: int | None = None
+    id2label: dict[int, str] | None = None
+    label2id: dict[str, int] | None = None
+    problem_type: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*sizes, "max_position_embeddings", "type_vocab_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"BertConfig: {name} must be at least 1, got {getattr(self, name)}")
+        if self.hidden_size % self.num_attention_heads:
+            message = f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads"
+            raise ConfigError(f"BertConfig: {message}={self.num_attention_heads}")
+        check_activation("BertConfig: hidden_act", self.hidden_act)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise ConfigError(f"BertConfig: {name} must be in [0, 1), got {getattr(self, name)}")
+        if not self.tie_word_embeddings:
+            raise ConfigError("BertConfig: tie_word_embeddings must be True, as in every published BERT")
+        if self.problem_type not in _PROBLEMS:
+            raise ConfigError(f"BertConfig: problem_type must be one of {_PROBLEMS}, got {self.problem_type!r}")
+        self._complete_labels()
+
+    def _complete_labels(self) -> None:
+        if self.id2label is not None:
+            self.id2label = {int(key): value for key, value in self.id2label.items()}
+        if self.num_labels is None:
+            self.num_labels = len(self.id2label) if self.id2label else 2
+        if self.num_labels < 1:
+            raise ConfigError(f"BertConfig: num_labels must be at least 1, got {self.num_labels}")
+        if self.id2label is None or len(self.id2label) != self.num_labels:  # names of another number of labels
+            self.id2label, self.label2id = {i: f"LABEL_{i}" for i in range(self.num_labels)}, None
+        if self.label2id is None or len(self.label2id) != self.num_labels:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+
+    def replace(self, **changes: Any) -> BertConfig:
+        """A copy with other values; new `id2label` or `label2id` set the others of the three, too."""
+        if changes.get("label2id") and not changes.get("id2label"):
+            changes["id2label"] = {index: name for name, index in changes["label2id"].items()}
+        if changes.get("id2label"):
+            changes = {"num_labels": None, "label2id": None, **changes}
+        return super().replace(**changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers writes it: the number of labels is that of `id2label`."""
+        values = super().to_dict()
+        del values["num_labels"]
+        return values
+
+
+class BertEmbeddings(nn.Module):
+    """norm(word + position + token type)"""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str, generator: Generator):
+        C, std = config.hidden_size, config.initializer_range
+        self.word_embeddings = nn.Embedding(init, f"{name}.word_embeddings", config.vocab_size, C, std=std)
+        self.position_embeddings = nn.Embedding(
+            init, f"{name}.position_embeddings", config.max_position_embeddings, C, std=std
+        )
+        self.token_type_embeddings = nn.Embedding(
+            init, f"{name}.token_type_embeddings", config.type_vocab_size, C, std=std
+        )
+        self.LayerNorm = nn.LayerNorm(init, C, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob, generator)
+
+    def __call__(self, ids: _core.Tensor, positions: _core.Tensor | None, token_types: _core.Tensor) -> Tensor:
+        """ids, positions, token_types (B, T) -> (B, T, C)"""
+        words = F.token_position_embedding(ids, positions, self.word_embeddings.weight, self.position_embeddings.weight)
+        return self.dropout(self.LayerNorm.after_residual(self.token_type_embeddings(token_types), words)[1])
+
+
+class BertSelfAttention(nn.Module):
+    """Every token sees every token of its row that is not padding."""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str, generator: Generator):
+        C, std = config.hidden_size, config.initializer_range
+        self.query = nn.Linear(init, f"{name}.query", C, C, std=std)
+        self.key = nn.Linear(init, f"{name}.key", C, C, std=std)
+        self.value = nn.Linear(init, f"{name}.value", C, C, std=std)
+        self.num_heads = config.num_attention_heads
+        self.dropout_p, self.generator = config.attention_probs_dropout_prob, generator
+
+    def __call__(self, x: Tensor, lengths: _core.Tensor | None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)"""
+        return F.attention(
+            *(self.query(x), self.key(x), self.value(x), self.num_heads),
+            lengths=lengths,
+            dropout_p=self.dropout_p if self.training else 0.0,
+            generator=self.generator,
+        )
+
+
+class BertOutput(nn.Module):
+    """norm(residual + dropout(dense(x)))"""
+
+    def __init__(self, config: BertConfig, inner: int, init: Initializer, name: str, generator: Generator):
+        self.dense = nn.Linear(init, f"{name}.dense", inner, config.hidden_size, std=config.initializer_range)
+        self.LayerNorm = nn.LayerNorm(init, config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob, generator)
+
+    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x (B, T, inner), residual (B, T, C) -> (B, T, C)"""
+        return self.LayerNorm.after_residual(self.dropout(self.dense(x)), residual)[1]
+
+
+class BertAttention(nn.Module):
+    """Self-attention with its output projection."""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str, generator: Generator):
+        self.self = BertSelfAttention(config, init, f"{name}.self", generator)
+        self.output = BertOutput(config, config.hidden_size, init, f"{name}.output", generator)
+
+    def __call__(self, x: Tensor, lengths: _core.Tensor | None) -> Tensor:
+        return self.output(self.self(x, lengths), x)
+
+
+class BertDense(nn.Module):
+    """A linear layer with an activation, which is part of its kernel."""
+
+    def __init__(self, config: BertConfig, outputs: int, activation: str, init: Initializer, name: str):
+        std = config.initializer_range
+        self.dense = nn.Linear(init, f"{name}.dense", config.hidden_size, outputs, std=std, activation=activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.dense(x)
+
+
+class BertLayer(nn.Module):
+    """Attention, then the MLP, each followed by a norm over the sum with its input."""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str, generator: Generator):
+        inner, activation = config.intermediate_size, ACTIVATIONS[config.hidden_act]
+        self.attention = BertAttention(config, init, f"{name}.attention", generator)
+        self.intermediate = BertDense(config, inner, activation, init, f"{name}.intermediate")
+        self.output = BertOutput(config, inner, init, f"{name}.output", generator)
+
+    def __call__(self, x: Tensor, lengths: _core.Tensor | None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)"""
+        x = self.attention(x, lengths)
+        return self.output(self.intermediate(x), x)
+
+
+class BertEncoder(nn.Module):
+    """The layers."""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str, generator: Generator):
+        self.layer = [
+            BertLayer(config, init, f"{name}.layer.{index}", generator) for index in range(config.num_hidden_layers)
+        ]
+
+    def __call__(self, x: Tensor, lengths: _core.Tensor | None, checkpoint_with: Generator | None) -> list[Tensor]:
+        """x (B, T, C) -> x and the output of each layer. With `checkpoint_with` layers are recomputed backward."""
+        states = [x]
+        for layer in self.layer:
+            if checkpoint_with is None:
+                x = layer(x, lengths)
+            else:
+                x = checkpoint(lambda y, layer=layer: layer(y, lengths), x, generator=checkpoint_with)
+            states.append(x)
+        return states
+
+
+class BertPreTrainedModel(PreTrainedModel):
+    """What the encoder and the models with heads share: reading files of one another."""
+
+    config_class: ClassVar[type[ModelConfig]] = BertConfig
+    config: BertConfig
+
+    def rename(self, weights: Any) -> dict[str, np.ndarray]:
+        """Files of the encoder alone have no `bert.` prefix; heads that this model does not have are left out; norms
+        converted from TensorFlow are called gamma and beta."""
+        own = self.state_dict()
+        renamed = {}
+        for name, value in weights.items():
+            plain = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            base = plain.removeprefix("bert.")
+            found = next((known for known in (plain, base, f"bert.{base}") if known in own), None)
+            foreign = base.startswith(("cls.", "classifier.", "pooler.")) or base.endswith("embeddings.position_ids")
+            if found is not None or not foreign:
+                renamed[found or plain] = value
+        return renamed
+
+    def first_value(self, name: str) -> _core.Tensor:
+        shape = self.state_dict()[name].shape
+        init = Initializer(self.generator.seed)
+        if len(shape) == 1:
+            return init.constant(shape, 1.0 if name.endswith("LayerNorm.weight") else 0.0).data
+        return init.normal(name, shape, self.config.initializer_range).data
+
+
+class BertModel(BertPreTrainedModel):
+    """The encoder.
+
+    Args:
+        config: sizes and dropout.
+        seed: of the initial weights (normal with `initializer_range`) and of the dropout masks.
+        dtype: float32 or bfloat16, for weights and activations.
+        device: "cpu".
+        initialize: False leaves the weights undefined, for a caller who loads them.
+        add_pooling_layer: with the layer over the first token that classification heads use.
+    """
+
+    new_heads: ClassVar[tuple[str, ...]] = ("pooler.",)
+
+    def __init__(
+        self,
+        config: BertConfig,
+        seed: int = 42,
+        dtype: _core.DType = _core.DType.float32,
+        device: str = "cpu",
+        initialize: bool = True,
+        add_pooling_layer: bool = True,
+        prefix: str = "",
+        generator: Generator | None = None,
+    ):
+        super().__init__(config, seed)
+        self.generator = generator or self.generator  # the whole model draws its masks from one
+        init = Initializer(seed if initialize else None, dtype, device)
+        self.embeddings = BertEmbeddings(config, init, f"{prefix}embeddings", self.generator)
+        self.encoder = BertEncoder(config, init, f"{prefix}encoder", self.generator)
+        self.pooler: BertDense | None = None
+        if add_pooling_layer:
+            self.pooler = BertDense(config, config.hidden_size, "tanh", init, f"{prefix}pooler")
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        output_hidden_states: bool = False,
+    ) -> EncoderOutput:
+        """One forward pass.
+
+        Args:
+            input_ids: (B, T) integers: an array, nested lists or an int32 `_core.Tensor`.
+            attention_mask: (B, T) of 1 and 0 with the padding on the right, as tokenizers return it.
+            token_type_ids: (B, T), 0 if not given.
+            position_ids: (B, T), 0 .. T-1 if not given.
+            output_hidden_states: also the embeddings and the output of each layer.
+        """
+        ids = as_ids(input_ids, self.device)
+        B, T = ids.shape
+        limit = self.config.max_position_embeddings
+        if T > limit:
+            raise ConfigError(
+                f"{type(self).__name__}: a row of {T} tokens is longer than the model's max_position_embeddings="
+                f"{limit}; cut it (truncation=True)"
+            )
+        types = (
+            _core.zeros((B, T), _core.DType.int32, self.device) if token_type_ids is None else as_ids(token_type_ids)
+        )
+        positions = None if position_ids is None else as_ids(position_ids)
+        for name, given in (("token_type_ids", types), ("position_ids", positions)):
+            if given is not None and given.shape != ids.shape:
+                raise DataError(f"{name} must have the shape of input_ids, {ids.shape}, got {given.shape}")
+        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
+        recompute = self.generator if self.activation_checkpointing and self.training else None
+        states = self.encoder(self.embeddings(ids, positions, types), lengths, recompute)
+        pooled = None
+        if self.pooler is not None:
+            pooled = self.pooler(_rows(states[-1], np.arange(B) * T))  # (B, C)
+        return EncoderOutput(states[-1], pooled, tuple(states) if output_hidden_states else None)
+
+    def sentence_embeddings(
+        self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None, normalize: bool = True
+    ) -> Tensor:
+        """The mean of the last hidden states of each row's tokens, of length 1 unless `normalize` is False: (B, C).
+
+        As the published sentence encoders do it (Reimers, Gurevych 2019, arXiv:1908.10084). Has gradients.
+        """
+        x = self(input_ids, attention_mask, token_type_ids).last_hidden_state  # (B, T, C)
+        B, T, C = x.shape
+        mask = np.ones((B, T), np.float32) if attention_mask is None else np.asarray(attention_mask, np.float32)
+        weights = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1e-9)
+        mean = F.matmul(Tensor(_core.from_numpy(weights[:, None, :], x.dtype)), x)  # (B, 1, C)
+        mean = F.view(mean, (B, C))
+        if not normalize:
+            return mean
+        # x / sqrt(mean(x^2) + e) / sqrt(C) is x / |x|
+        scale = Tensor(_core.from_numpy(np.full(C, 1 / math.sqrt(C), np.float32), x.dtype))
+        return F.rmsnorm(mean, scale, 1e-24)
+
+    def encode(self, texts: str | list[str], batch_size: int = 32, normalize: bool = True) -> np.ndarray:
+        """Sentence embeddings of texts with the model's tokenizer: (texts, C) float32, or (C,) for a single string.
+
+        Longer texts are cut to the model's length. Raises ConfigError if there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ConfigError("encode needs a tokenizer: load the model from a folder with one, or set model.tokenizer")
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        result = np.zeros((len(rows), self.config.hidden_size), np.float32)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding in a batch
+        with inference(self):
+            for begin in range(0, len(rows), batch_size):
+                chosen = order[begin : begin + batch_size]
+                batch = self.tokenizer(
+                    [rows[index] for index in chosen],
+                    padding=True,
+                    truncation=True,
+                    max_length=self.config.max_position_embeddings,
+                    return_tensors="np",
+                )
+                embeddings = self.sentence_embeddings(batch["input_ids"], batch["attention_mask"], normalize=normalize)
+                result[chosen] = embeddings.numpy()
+        return result[0] if isinstance(texts, str) else result
+
+
+class _BertWithHead(BertPreTrainedModel):
+    """The encoder as `bert`, and the dropout generator and checkpointing of both as one."""
+
+    pooled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        config: BertConfig,
+        seed: int = 42,
+        dtype: _core.DType = _core.DType.float32,
+        device: str = "cpu",
+        initialize: bool = True,
+    ):
+        super().__init__(config, seed)
+        self.bert = BertModel(config, seed, dtype, device, initialize, self.pooled, "bert.", self.generator)
+        self.add_head(Initializer(seed if initialize else None, dtype, device))
+
+    def add_head(self, init: Initializer) -> None:
+        raise NotImplementedError
+
+    def encode_rows(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, position_ids: Any) -> EncoderOutput:
+        self.bert.activation_checkpointing = self.activation_checkpointing
+        return self.bert(input_ids, attention_mask, token_type_ids, position_ids)
+
+
+class BertPredictionHead(nn.Module):
+    """What stands between the encoder and the scores of the words; the words' vectors are the embedding's."""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str):
+        activation = ACTIVATIONS[config.hidden_act]
+        self.transform = BertDense(config, config.hidden_size, activation, init, f"{name}.transform")
+        self.transform.LayerNorm = nn.LayerNorm(init, config.hidden_size, config.layer_norm_eps)
+        self.bias = init.constant((config.vocab_size,), 0.0)
+
+    def __call__(self, x: Tensor, words: nn.Parameter) -> Tensor:
+        """x (N, C), words (V, C) -> (N, V)"""
+        return F.linear(self.transform.LayerNorm(self.transform(x)), words, self.bias)
+
+
+class BertOnlyMLMHead(nn.Module):
+    """A name in the published files."""
+
+    def __init__(self, config: BertConfig, init: Initializer, name: str):
+        self.predictions = BertPredictionHead(config, init, f"{name}.predictions")
+
+
+class BertForMaskedLM(_BertWithHead):
+    """BERT that predicts the words behind masks. Arguments as for `BertModel`."""
+
+    new_heads: ClassVar[tuple[str, ...]] = ("cls.",)
+
+    def add_head(self, init: Initializer) -> None:
+        self.cls = BertOnlyMLMHead(self.config, init, "cls")
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        labels: Any = None,
+        return_logits: bool = False,
+    ) -> MaskedLMOutput:
+        """Inputs as for `BertModel`. labels (B, T): the id at each place that is predicted, -100 elsewhere.
+
+        With labels, scores are computed at the predicted places alone; the logits of all come with `return_logits`, or
+        where there are no labels.
+        """
+        x = self.encode_rows(input_ids, attention_mask, token_type_ids, position_ids).last_hidden_state
+        B, T, C = x.shape
+        words = self.bert.embeddings.word_embeddings.weight
+        loss = logits = None
+        if labels is not None:
+            targets = _integer_labels(labels, (B, T)).reshape(-1)
+            rows = np.flatnonzero(targets != IGNORE)
+            scores = self.cls.predictions(_rows(x, rows), words)  # (predicted, V)
+            loss = F.cross_entropy(scores, _core.from_numpy(targets[rows]))
+        if labels is None or return_logits:
+            logits = F.view(self.cls.predictions(F.view(x, (B * T, C)), words), (B, T, -1))
+        return MaskedLMOutput(loss, logits)
+
+
+class BertForSequenceClassification(_BertWithHead):
+    """BERT that classifies rows, or gives each a number (`num_labels=1`). Arguments as for `BertModel`."""
+
+    pooled: ClassVar[bool] = True
+    new_heads: ClassVar[tuple[str, ...]] = ("classifier.", "bert.pooler.")
+
+    def add_head(self, init: Initializer) -> None:
+        self.dropout, self.classifier = _classifier(self.config, init, self.generator)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        labels: Any = None,
+    ) -> ClassifierOutput:
+        """Inputs as for `BertModel`. labels: (B,) integers; (B,) or (B, num_labels) numbers for regression; (B,
+        num_labels) of 0.0 and 1.0 where several labels may hold."""
+        pooled = self.encode_rows(input_ids, attention_mask, token_type_ids, position_ids).pooler_output
+        logits = self.classifier(self.dropout(pooled))  # (B, num_labels)
+        loss = None if labels is None else _sequence_loss(logits, labels, self.config)
+        return ClassifierOutput(loss, logits)
+
+
+class BertForTokenClassification(_BertWithHead):
+    """BERT that classifies tokens. Arguments as for `BertModel`."""
+
+    new_heads: ClassVar[tuple[str, ...]] = ("classifier.",)
+
+    def add_head(self, init: Initializer) -> None:
+        self.dropout, self.classifier = _classifier(self.config, init, self.generator)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        labels: Any = None,
+    ) -> ClassifierOutput:
+        """Inputs as for `BertModel`. labels (B, T) integers, -100 where a token does not count."""
+        x = self.encode_rows(input_ids, attention_mask, token_type_ids, position_ids).last_hidden_state
+        logits = self.classifier(self.dropout(x))  # (B, T, num_labels)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits, _core.from_numpy(_integer_labels(labels, x.shape[:2])))
+        return ClassifierOutput(loss, logits)
+
+
+# ---------------------------------------------------------------------------------------------------------- pieces
+
+
+def _rows(x: Tensor, rows: np.ndarray) -> Tensor:
+    """Rows of x (B, T, C), counted through the batch: (len(rows), C)."""
+    return F.embedding(_core.from_numpy(rows.astype(np.int32)), F.view(x, (-1, x.shape[-1])))
+
+
+def _classifier(config: BertConfig, init: Initializer, generator: Generator) -> tuple[nn.Dropout, nn.Linear]:
+    p = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    linear = nn.Linear(init, "classifier", config.hidden_size, config.num_labels, std=config.initializer_range)
+    return nn.Dropout(p, generator), linear
+
+
+def _integer_labels(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise DataError(f"labels must be integers, got an array of {array.dtype}")
+    if array.shape != tuple(shape):
+        raise DataError(f"labels must have shape {tuple(shape)}, got {array.shape}")
+    return array.astype(np.int32)
+
+
+def _sequence_loss(logits: Tensor, labels: Any, config: BertConfig) -> Tensor:
+    """The loss that `problem_type`, or else the number of labels and their type ask for, as in transformers."""
+    array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
+    B, count = logits.shape
+    problem = config.problem_type
+    if problem is None and count == 1:
+        problem = "regression"
+    elif problem is None:
+        problem = "single_label_classification" if array.dtype.kind in "iu" else "multi_label_classification"
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits, _core.from_numpy(_integer_labels(array.reshape(-1), (B,))))
+    if array.size != logits.data.numel:
+        expected = "(batch,)" if count == 1 else f"(batch, {count})"
+        raise DataError(f"labels must have shape {expected} for {problem}, got {array.shape}")
+    targets = array.reshape(B, count).astype(np.float32)
+    if problem == "regression":
+        return F.mse_loss(logits, Tensor(_core.from_numpy(targets)))
+    if not np.isin(targets, (0, 1)).all():
+        raise DataError("labels must be 0 or 1 for multi_label_classification; for numbers set problem_type")
+    # Binary cross-entropy of x is cross-entropy over the two scores 0 and x.
+    scores = F.view(logits, (B * count, 1))
+    pairs = F.concat([F.scale(scores, 0.0), scores], axis=1)  # (B*count, 2)
+    return F.cross_entropy(pairs, _core.from_numpy(targets.reshape(-1).astype(np.int32)))
