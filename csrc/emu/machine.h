@@ -6,13 +6,16 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "emu/barrier.h"
 #include "emu/clock.h"
+#include "emu/cp_async.h"
 #include "emu/cuda_types.h"
 #include "emu/error.h"
 #include "emu/fiber.h"
+#include "emu/mbarrier.h"
 #include "emu/race.h"
 #include "emu/shared_memory.h"
 #include "emu/warp.h"
@@ -36,6 +39,7 @@ struct Thread {
     Location wait_location;
     std::function<std::string()> wait_detail;
 
+    CpAsyncState cp_async;
     Clock clock;
     uint64_t cluster_phase = 0;  // of the cluster barrier, when it arrived
 
@@ -54,6 +58,7 @@ struct Block {
     std::vector<Warp> warps;
     Barrier barriers[16];
     SharedMemory shared;
+    std::unordered_map<uint32_t, MBarrier> mbarriers;
     Shadow shadow;
 };
 
