@@ -33,8 +33,8 @@ auto dispatch_backend(Device, F&& f) {
 template <class A, class B, class Backend, class F>
 auto dispatch_product(Backend backend, F&& f) {
 #if defined(__x86_64__)
-    constexpr bool bf16_only = std::is_same_v<A, bf16> && std::is_same_v<B, bf16>;
-    if constexpr (bf16_only && std::is_same_v<Backend, CpuBackend<Isa::kAvx512>>) {
+    constexpr bool with_bf16 = std::is_same_v<A, bf16> || std::is_same_v<B, bf16>;
+    if constexpr (with_bf16 && std::is_same_v<Backend, CpuBackend<Isa::kAvx512>>) {
         if (cpu_isa() == Isa::kAmx) return f(CpuBackend<Isa::kAmx>{});
         if (cpu_isa() == Isa::kAvx512Bf16) return f(CpuBackend<Isa::kAvx512Bf16>{});
     }

@@ -7,6 +7,8 @@
 // panel, so the columns that take the epilogue's path for tails are always the last N % kLanes.
 #include "kernels/matmul.h"
 
+#include <type_traits>
+
 #include "core/thread_pool.h"
 #if defined(__AMX_BF16__)
 #include "cpu/matmul_amx.h"
@@ -22,12 +24,16 @@
 namespace llmcore {
 namespace {
 
+// How this level multiplies a matrix of A by one of B.
 #if defined(__AMX_BF16__)
-typedef AmxKernel Kernel;
+template <class A, class B>
+using KernelOf = AmxKernel<std::conditional_t<std::is_same_v<A, B>, PairedSteps, SplitSteps>>;
 #elif defined(__AVX512BF16__)
-typedef Bf16Kernel Kernel;
+template <class A, class B>
+using KernelOf = Bf16Kernel<std::conditional_t<std::is_same_v<A, B>, PairedSteps, SplitSteps>>;
 #else
-typedef FloatKernel Kernel;
+template <class A, class B>
+using KernelOf = FloatKernel;
 #endif
 
 // Below this many multiply-adds waking a second thread costs more than it brings.
@@ -58,7 +64,8 @@ inline int64_t cut_evenly(int64_t size, int64_t largest, int64_t grain) {
 
 // As large as the caches allow, then as many more as the threads need. A cut between columns packs a twice, a cut
 // between rows packs b twice; a is packed for every column tile anyway, so columns are cut first.
-inline Tiles cut_into_tiles(const MatmulProblem& p) {
+template <class Kernel>
+Tiles cut_into_tiles(const MatmulProblem& p) {
     constexpr int64_t kPanel = Kernel::kPanel, kStrip = Kernel::kStrip;
     int64_t pass = p.K == 0 ? Kernel::kGrain : cut_evenly(p.K, Kernel::kPassK, Kernel::kGrain);
     int64_t block = cut_evenly(pass, Kernel::kBlockK, Kernel::kGrain);
@@ -84,14 +91,16 @@ struct Scratch {
     float *a, *b, *sums;
 };
 
-inline int64_t scratch_floats(const Tiles& tiles, int64_t K) {
+template <class Kernel>
+int64_t scratch_floats(const Tiles& tiles, int64_t K) {
     int64_t sums = K <= tiles.pass ? Kernel::kStrip : tiles.rows;
     int64_t units = Kernel::kStripLanes * tiles.block + tiles.columns * tiles.pass;
     return round_up(units / Kernel::kSteps + tiles.columns * sums, 16);  // whole cache lines
 }
 
-inline Scratch scratch_of(float* workspace, int worker, const Tiles& tiles, int64_t K) {
-    float* a = workspace + worker * scratch_floats(tiles, K);
+template <class Kernel>
+Scratch scratch_of(float* workspace, int worker, const Tiles& tiles, int64_t K) {
+    float* a = workspace + worker * scratch_floats<Kernel>(tiles, K);
     float* b = a + Kernel::kStripLanes * tiles.block / Kernel::kSteps;
     return {a, b, b + tiles.columns * tiles.pass / Kernel::kSteps};
 }
@@ -121,7 +130,7 @@ void finish_row(Out* y, const float* sums, const MatmulEpilogue<Out>& e, int64_t
 
 // The tile of y that starts at (row, column), `rows` x `columns` of it inside y. y and the epilogue are those of one
 // matrix of the batch, whose first element has index `base`.
-template <class Out, class A, class B>
+template <class Kernel, class Out, class A, class B>
 void compute_tile(Out* y, const PanelSource<A>& a, const PanelSource<B>& b, const MatmulProblem& p, const Tiles& tiles,
                   const MatmulEpilogue<Out>& epilogue, const Scratch& scratch, int64_t base, int64_t row,
                   int64_t column, int64_t rows, int64_t columns) {
@@ -139,8 +148,9 @@ void compute_tile(Out* y, const PanelSource<A>& a, const PanelSource<B>& b, cons
                 int64_t K = smaller(tiles.block, end - first);
                 const float* b_block = scratch.b + (first - k) / Kernel::kSteps * Kernel::kPanel;
                 Strip a_strip = Kernel::pack_a(scratch.a, a, row + i, first, K);
-                for (int64_t j = 0; j < columns; j += Kernel::kPanel)
+                for (int64_t j = 0; j < columns; j += Kernel::kPanel) {
                     Kernel::multiply(strip, sums + j, stride, a_strip, b_block + j * panel_units, K, first > 0);
+                }
             }
             for (int64_t r = 0; end == p.K && r < strip; ++r)
                 finish_row(y, sums + r * stride, epilogue, base + (row + i + r) * p.N + column, column, columns,
@@ -159,7 +169,8 @@ template <class Backend, class Out, class A, class B>
 void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, const MatmulEpilogue<Out>& epilogue,
             float* workspace) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return;
-    Tiles tiles = cut_into_tiles(p);
+    typedef KernelOf<A, B> Kernel;
+    Tiles tiles = cut_into_tiles<Kernel>(p);
     // Row blocks innermost: neighbouring tasks run on one thread and read the same columns of b.
     parallel_tasks(p.batch * tiles.row_blocks * tiles.column_blocks, [&](int64_t task, int worker) {
         int64_t row = task % tiles.row_blocks * tiles.rows;
@@ -167,16 +178,19 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
         int64_t matrix = task / (tiles.row_blocks * tiles.column_blocks);
         PanelSource<A> a_source{a + matrix * p.a_step, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
         PanelSource<B> b_source{b + matrix * p.b_step, p.transpose_b ? p.K : p.N, p.N, !p.transpose_b};
-        compute_tile(y, a_source, b_source, p, tiles, epilogue, scratch_of(workspace, worker, tiles, p.K),
-                     matrix * p.M * p.N, row, column, smaller(tiles.rows, p.M - row),
-                     smaller(tiles.columns, p.N - column));
+        compute_tile<Kernel>(y, a_source, b_source, p, tiles, epilogue,
+                             scratch_of<Kernel>(workspace, worker, tiles, p.K), matrix * p.M * p.N, row, column,
+                             smaller(tiles.rows, p.M - row), smaller(tiles.columns, p.N - column));
     });
 }
 
 template <class Backend>
 size_t matmul_workspace(Backend, const MatmulProblem& p) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return 0;
-    return static_cast<size_t>(num_threads() * scratch_floats(cut_into_tiles(p), p.K));
+    // Of the kernels of this level, the one that needs most.
+    int64_t floats = scratch_floats<KernelOf<bf16, bf16>>(cut_into_tiles<KernelOf<bf16, bf16>>(p), p.K);
+    int64_t mixed = scratch_floats<KernelOf<float, bf16>>(cut_into_tiles<KernelOf<float, bf16>>(p), p.K);
+    return static_cast<size_t>(num_threads() * (floats > mixed ? floats : mixed));
 }
 
 template <class Backend, class T>
@@ -211,10 +225,10 @@ size_t bias_activation_backward_workspace(Backend, int64_t M, int64_t N) {
 
 LLMCORE_INSTANTIATE(matmul, Cpu, bf16, bf16, bf16)
 LLMCORE_INSTANTIATE(matmul, Cpu, float, bf16, bf16)
-LLMCORE_INSTANTIATE(matmul_workspace, Cpu)
-#if !defined(__AVX512BF16__)  // see dispatch_product in core/dispatch.h
 LLMCORE_INSTANTIATE(matmul, Cpu, bf16, float, bf16)
 LLMCORE_INSTANTIATE(matmul, Cpu, float, float, bf16)
+LLMCORE_INSTANTIATE(matmul_workspace, Cpu)
+#if !defined(__AVX512BF16__)  // see dispatch_product in core/dispatch.h
 LLMCORE_INSTANTIATE(matmul, Cpu, float, float, float)
 LLMCORE_INSTANTIATE(bias_activation_backward, Cpu, float)
 LLMCORE_INSTANTIATE(bias_activation_backward, Cpu, bf16)

@@ -18,19 +18,13 @@ namespace {
 constexpr int kTile = 16;  // rows of a tile, and its 32-bit units in a row
 constexpr int kAmxRows = 2 * kTile, kAmxColumns = 2 * kTile;
 
-// Pairs of a panel for K steps.
-LLMCORE_INLINE int64_t amx_pairs(int64_t K) {
-    return (K + 31) / 32 * kTile;
-}
-
-template <class T>
-void pack_by_lanes(float* strip, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
-    int64_t pairs = amx_pairs(K);
-    for (int first = 0; first < kAmxRows; first += kTile)
-        for (int64_t pair = 0; pair < pairs; pair += kTile) {
-            float* out = strip + first * pairs + pair;
-            pack_block(source, lane + first, k + 2 * pair, K - 2 * pair, false,
-                       [=](int i, Vec row) { store(out + i * pairs, row); });
+template <class Of, class T>
+void pack_by_lanes(float* strip, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K, int64_t units) {
+    for (int64_t unit = 0; unit < units; unit += kTile)
+        for (int first = 0; first < kAmxRows; first += kTile) {
+            float* out = strip + first * units + unit;
+            pack_block<Of>(source, lane + first, k + unit * Of::kSteps, K - unit * Of::kSteps, false,
+                           [=](int i, Vec row) { store(out + i * units, row); });
         }
 }
 
@@ -45,7 +39,7 @@ inline bool is_strip(const PanelSource<bf16>& source, int64_t lane, int64_t k, i
 // c (32 x 32, or 16 x 32 with one row of tiles) (+)= a b; the rows of a are a_stride apart. Four tiles of sums, two of
 // a and two of b: four products for four loads.
 template <int row_tiles>
-void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride, const float* b, int64_t pairs,
+void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride, const float* b, int64_t units,
                     bool add) {
     int64_t c_bytes = c_stride * 4, a_bytes = a_stride * 4;
     constexpr int64_t b_bytes = kAmxColumns * 4;
@@ -64,7 +58,7 @@ void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride
             _tile_zero(3);
         }
     }
-    for (int64_t k = 0; k < pairs; k += kTile, b += kTile * kAmxColumns) {
+    for (int64_t k = 0; k < units; k += kTile, b += kTile * kAmxColumns) {
         _tile_loadd(6, b, b_bytes);
         _tile_loadd(4, a + k, a_bytes);
         _tile_dpbf16ps(0, 4, 6);
@@ -86,11 +80,15 @@ void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride
 
 // The kernel as cpu/matmul.cpp sees it. Between begin() and end() this thread's tile registers are configured; outside
 // they are released, so that other libraries find them so and switches of threads save nothing.
+//
+// Blocks, in units: of 2 MiB of second-level cache b takes 1 MiB; a's strip is 32 KiB of a first-level cache of 48.
+template <class Of>
 struct AmxKernel {
-    static constexpr int kSteps = 2, kStrip = kAmxRows, kStripLanes = kAmxRows, kPanel = kAmxColumns;
-    static constexpr int64_t kGrain = 32;
-    static constexpr int64_t kBlockK = 512, kPassK = 1024, kTileUnits = 512 * 512, kTileColumns = 1024,
-                             kTileRows = 2048;
+    static constexpr int kSteps = Of::kSteps, kStrip = kAmxRows, kStripLanes = kAmxRows, kPanel = kAmxColumns;
+    static constexpr int64_t kGrain = 16 * kSteps, kBlockK = 256 * kSteps, kPassK = 512 * kSteps;
+    static constexpr int64_t kTileUnits = 512 * 512, kTileColumns = 1024, kTileRows = 2048;
+
+    static LLMCORE_INLINE int64_t units(int64_t K) { return (K + kGrain - 1) / kGrain * kTile; }
 
     static void begin() {
         struct {
@@ -102,21 +100,23 @@ struct AmxKernel {
     }
     static void end() { _tile_release(); }
 
-    static Strip pack_a(float* panel, const PanelSource<bf16>& source, int64_t lane, int64_t k, int64_t K) {
-        if (is_strip(source, lane, k, K))
-            return {reinterpret_cast<const float*>(source.at(lane, k)), source.stride / 2};
-        pack_by_lanes(panel, source, lane, k, K);
-        return {panel, amx_pairs(K)};
+    template <class T>
+    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+        if constexpr (kSteps == 2)
+            if (is_strip(source, lane, k, K))
+                return {reinterpret_cast<const float*>(source.at(lane, k)), source.stride / 2};
+        pack_by_lanes<Of>(panel, source, lane, k, K, units(K));
+        return {panel, units(K)};
     }
     template <class T>
     static void pack_b(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
-        pack_by_pairs<kAmxColumns>(panel, source, lane, k, K, amx_pairs(K));
+        pack_by_units<Of, kAmxColumns>(panel, source, lane, k, K, units(K));
     }
     static void multiply(int64_t rows, float* c, int64_t c_stride, Strip a, const float* b, int64_t K, bool add) {
         if (rows > kTile)
-            multiply_tiles<2>(c, c_stride, a.units, a.stride, b, amx_pairs(K), add);
+            multiply_tiles<2>(c, c_stride, a.units, a.stride, b, units(K), add);
         else
-            multiply_tiles<1>(c, c_stride, a.units, a.stride, b, amx_pairs(K), add);
+            multiply_tiles<1>(c, c_stride, a.units, a.stride, b, units(K), add);
     }
 };
 
