@@ -34,7 +34,7 @@ def settings(description: str | None) -> Iterator[_core.DType]:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, nargs="+", default=[_core.num_threads()])
     parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
-    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each line")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each line; 0: run once")
     arguments = parser.parse_args()
     measure.seconds = arguments.seconds
     for threads in arguments.threads:
@@ -68,12 +68,17 @@ def check(actual: _core.Tensor, expected: np.ndarray, tolerance: float) -> None:
 
 
 def measure(candidates: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each candidate: warmed up, then in turn until the time is over, three times at least."""
-    for run in candidates.values():
-        run()
+    """Median seconds of each candidate: warmed up, then in turn until the time is over, three times at least.
+
+    Without time each runs once: that shows that it runs, and nothing else.
+    """
+    least = 3 if measure.seconds else 1
+    if measure.seconds:
+        for run in candidates.values():
+            run()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + measure.seconds
-    while time.perf_counter() < end or len(samples[next(iter(samples))]) < 3:
+    while time.perf_counter() < end or len(samples[next(iter(samples))]) < least:
         for name, run in candidates.items():
             begin = time.perf_counter()
             run()
