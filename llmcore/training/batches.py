@@ -54,12 +54,15 @@ def make_loader(
     Raises DataError if there is nothing to read or the dataset is of no known kind.
     """
     from llmcore.data.loader import ExampleDataset, TokenLoader
+    from llmcore.data.shards import TokenShard
 
     if isinstance(dataset, (str, bytes, os.PathLike)):
         raise DataError(
             f"a dataset is not a path, got {str(dataset)!r}: read rows of it first, or make token files with "
             "`llmcore prepare` and give BlockDataset(open_shard('train.bin'), block_size)"
         )
+    if isinstance(dataset, TokenShard):
+        raise DataError("a shard has no rows, got TokenShard: give BlockDataset(shard, block_size)")
     if isinstance(dataset, Mapping):
         raise DataError(
             f"a dataset is a sequence of rows, got a {type(dataset).__name__} with {', '.join(map(str, dataset))}: "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcore.data.shards import TokenShard
 from llmcore.errors import CheckpointError, ConfigError
 from llmcore.optim import SGD
 from llmcore.training.arguments import TrainingArguments
@@ -423,6 +424,7 @@ def test_update_without_a_trained_token_is_skipped_and_says_so(tmp_path, caplog)
     [
         ({"rows": []}, "dataset is empty"),
         ({"rows": 3}, "sequence of dicts, an iterable"),
+        ({"rows": object.__new__(TokenShard)}, r"got TokenShard: give BlockDataset\(shard, block_size\)"),
         ({"rows": [{"x": 1}]}, r"none of the dataset's columns \(x\)"),
         ({"rows": "text.txt"}, "a dataset is not a path, got 'text.txt'"),
         ({"rows": ["a", "b"]}, r"write \[\{'text': text\}"),
