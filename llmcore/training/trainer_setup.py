@@ -170,8 +170,10 @@ class TrainerSetup:
         model.tokenizer = tokenizer
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token = getattr(tokenizer, name, None)
-            for config in (model.config, model.generation_config):
-                old = getattr(config, name, None)
+            for config in (model.config, getattr(model, "generation_config", None)):
+                if not hasattr(config, name):
+                    continue
+                old = getattr(config, name)
                 if isinstance(old, (list, tuple)) and token in old:
                     continue  # several tokens end a text, this one among them
                 if token is not None and old != token:
