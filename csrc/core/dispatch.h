@@ -9,12 +9,14 @@
 #include "core/dtype.h"
 #include "core/runtime.h"
 #include "core/tensor.h"
+#include "core/thread_pool.h"
 
 namespace llmcore {
 
 // Calls f(backend). parse_device has refused devices that this build does not have.
 template <class F>
 auto dispatch_backend(Device, F&& f) {
+    FixedThreads fixed;
     switch (cpu_isa()) {
 #if defined(__x86_64__)
         case Isa::kAmx:

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -70,8 +71,13 @@ void wait_while_equal(const std::atomic<uint64_t>& value, uint64_t old) {
 
 class ThreadPool {
   public:
-    explicit ThreadPool(int workers) : workers_(workers) {
-        for (int worker = 1; worker < workers; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+    // Fewer than wanted where the system allows the process no more threads.
+    explicit ThreadPool(int wanted) : wanted_(wanted) {
+        threads_.reserve(wanted - 1);
+        try {
+            for (int worker = 1; worker < wanted; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+        } catch (const std::system_error&) {
+        }
     }
 
     ~ThreadPool() {
@@ -80,12 +86,13 @@ class ThreadPool {
         for (auto& thread : threads_) thread.join();
     }
 
-    int workers() const { return workers_; }
+    int wanted() const { return wanted_; }
 
     void run(Job job) {
-        job.workers = workers_;
+        if (threads_.empty()) return job.run(0);
+        job.workers = static_cast<int>(threads_.size()) + 1;
         job_ = job;
-        remaining_.store(static_cast<uint64_t>(workers_ - 1), std::memory_order_relaxed);
+        remaining_.store(threads_.size(), std::memory_order_relaxed);
         announce();
         job.run(0);
         for (uint64_t left = remaining_.load(std::memory_order_acquire); left != 0;
@@ -108,7 +115,7 @@ class ThreadPool {
         }
     }
 
-    const int workers_;
+    const int wanted_;
     std::vector<std::thread> threads_;
     Job job_;
     std::atomic<bool> stop_{false};
@@ -140,6 +147,8 @@ PoolState& pool_state() {
     return *state;
 }
 
+thread_local int fixed_threads = 0;
+
 }  // namespace
 
 void set_num_threads(int n) {
@@ -148,9 +157,18 @@ void set_num_threads(int n) {
 }
 
 int num_threads() {
+    if (fixed_threads > 0) return fixed_threads;
     static const int standard = default_threads();
     int wanted = pool_state().wanted;
     return wanted > 0 ? wanted : standard;
+}
+
+FixedThreads::FixedThreads() : before_(fixed_threads) {
+    fixed_threads = num_threads();
+}
+
+FixedThreads::~FixedThreads() {
+    fixed_threads = before_;
 }
 
 void run_tasks(int64_t count, TaskFunction function, const void* context) {
@@ -161,7 +179,7 @@ void run_tasks(int64_t count, TaskFunction function, const void* context) {
     PoolState& shared = pool_state();
     std::unique_lock lock(shared.mutex, std::defer_lock);
     if (count == 1 || wanted == 1 || inside || !lock.try_lock()) return job.run(0);
-    if (shared.pool == nullptr || shared.pool->workers() != wanted) {
+    if (shared.pool == nullptr || shared.pool->wanted() != wanted) {
         shared.pool.reset();
         shared.pool = std::make_unique<ThreadPool>(wanted);
     }

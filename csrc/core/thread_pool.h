@@ -10,11 +10,25 @@ namespace llmcore {
 void set_num_threads(int n);
 int num_threads();
 
+// While it lives, num_threads() keeps its value in this thread, whatever other threads set: an op sizes its workspace
+// by one call and cuts its work by the next.
+class FixedThreads {
+  public:
+    FixedThreads();
+    ~FixedThreads();
+    FixedThreads(const FixedThreads&) = delete;
+    FixedThreads& operator=(const FixedThreads&) = delete;
+
+  private:
+    const int before_;
+};
+
 using TaskFunction = void (*)(const void* context, int64_t task, int worker);
 
 // Runs tasks 0 .. count-1, each once, and returns when all are done. worker < num_threads() names the thread, for
 // scratch memory. Neighbouring tasks run on the same thread, so rows stay in its cache from one op to the next. While
-// another thread is inside, the caller runs its tasks alone: two trainers in two threads are allowed.
+// another thread is inside, the caller runs its tasks alone: two trainers in two threads are allowed. A task must not
+// throw: there may be nobody above it to catch that.
 void run_tasks(int64_t count, TaskFunction function, const void* context);
 
 // body(task, worker)

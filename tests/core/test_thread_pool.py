@@ -148,6 +148,48 @@ print(codes)
     assert run(code) == "{0}"
 
 
+def test_fewer_threads_than_wanted_are_enough():
+    code = """
+import resource
+import numpy as np
+from llmcore import _core
+
+x = _core.from_numpy(np.arange(300_000, dtype=np.float32))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)  # room for the stacks of some threads
+_core.set_num_threads(1024)
+print(np.array_equal(_core.add(x, x).numpy(), 2 * x.numpy()))
+"""
+    assert run(code) == "True"
+
+
+def test_threads_that_change_during_an_op_do_not_change_it():
+    """The workspace is sized by the number of threads, so the op must not run on more. Sees that every other time."""
+    code = """
+import sys, threading, time
+import numpy as np
+from llmcore import _core
+
+sys.setswitchinterval(1e-6)
+stop = False
+def change():
+    while not stop:
+        _core.set_num_threads(1)
+        _core.set_num_threads(1024)
+thread = threading.Thread(target=change)
+thread.start()
+x, nothing = _core.zeros((1, 1, 64)), _core.from_numpy(np.array([0]))
+options = _core.AttentionOptions(1, 1, False, nothing, None, 0.0, 0, 0)
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    _core.attention_forward(x, x, x, options)
+stop = True
+thread.join()
+print("whole")
+"""
+    assert run(code) == "whole"
+
+
 def test_an_error_inside_leaves_the_pool_usable():
     x = _core.from_numpy(np.arange(N, dtype=np.float32))
     _core.set_num_threads(3)
