@@ -1,17 +1,22 @@
 #include "core/tensor.h"
 
+#include <algorithm>
+
 #include "core/allocator.h"
 
 namespace llmcore {
 
+// The limit holds for the product without the zeros, too: whichever sizes of a shape an op multiplies, they fit.
 int64_t numel_of(const Shape& shape) {
-    int64_t n = 1;
+    int64_t product = 1;
+    bool empty = false;
     for (int64_t size : shape) {
         LLMCORE_CHECK(size >= 0, "a tensor cannot have the shape ", to_string(shape), ": sizes are zero or more");
-        LLMCORE_CHECK(!__builtin_mul_overflow(n, size, &n) && n < (int64_t{1} << 56), "a tensor of shape ",
-                      to_string(shape), " has more elements than can be addressed");
+        empty = empty || size == 0;
+        LLMCORE_CHECK(!__builtin_mul_overflow(product, size == 0 ? 1 : size, &product) && product < (int64_t{1} << 56),
+                      "a tensor of shape ", to_string(shape), " has more elements than can be addressed");
     }
-    return n;
+    return empty ? 0 : product;
 }
 
 std::string to_string(const Shape& shape) {
@@ -32,14 +37,12 @@ Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
 
 Tensor Tensor::view(Shape shape) const {
     Shape wanted = shape;
-    int64_t unknown = -1, known = 1;
-    for (size_t i = 0; i < shape.size(); ++i) {
-        if (shape[i] == -1 && unknown < 0)
-            unknown = static_cast<int64_t>(i);
-        else
-            known *= shape[i];
+    if (auto unknown = std::find(shape.begin(), shape.end(), -1); unknown != shape.end()) {
+        *unknown = 1;
+        int64_t known = numel_of(shape);
+        LLMCORE_CHECK(known > 0, "view: the -1 in ", to_string(wanted), " could be any size");
+        *unknown = numel_ / known;
     }
-    if (unknown >= 0 && known > 0) shape[unknown] = numel_ / known;
     LLMCORE_CHECK(numel_of(shape) == numel_, "view: ", to_string(shape_), " cannot be seen as ", to_string(wanted));
     Tensor result = *this;
     result.shape_ = std::move(shape);
@@ -47,8 +50,8 @@ Tensor Tensor::view(Shape shape) const {
 }
 
 Tensor Tensor::narrow(int64_t start, int64_t length) const {
-    LLMCORE_CHECK(dim() >= 1 && start >= 0 && length >= 0 && start + length <= shape_[0], "narrow: rows [", start, ", ",
-                  start + length, ") are not inside ", to_string(shape_));
+    LLMCORE_CHECK(dim() >= 1 && start >= 0 && length >= 0 && length <= shape_[0] - start, "narrow: rows from ", start,
+                  " on, ", length, " of them, are not inside ", to_string(shape_));
     Tensor result = *this;
     int64_t row = shape_[0] == 0 ? 0 : numel_ / shape_[0];
     result.shape_[0] = length;

@@ -121,9 +121,11 @@ def test_wrong_views_are_refused():
             tensor.view(shape)
     with pytest.raises(ValueError, match=r"view: \(2, 3\) cannot be seen as \(5\)"):
         tensor.view((5,))
-    for start, length in [(-1, 1), (0, 3), (2, 1), (1, -1)]:
+    for start, length in [(-1, 1), (0, 3), (2, 1), (1, -1), (2**63 - 1, 1), (1, 2**63 - 1)]:
         with pytest.raises(ValueError, match=r"narrow: rows .* are not inside \(2, 3\)"):
             tensor.narrow(start, length)
+    with pytest.raises(ValueError, match=r"view: the -1 in \(0, -1\) could be any size"):
+        _core.zeros((0, 3)).view((0, -1))
     with pytest.raises(ValueError, match=r"narrow: rows .* are not inside \(\)"):
         _core.zeros(()).narrow(0, 0)
 
@@ -133,8 +135,9 @@ def test_creation():
     assert _core.empty((2,), INT32).dtype == INT32
     with pytest.raises(ValueError, match=r"cannot have the shape \(2, -1\): sizes are zero or more"):
         _core.empty((2, -1))
-    with pytest.raises(ValueError, match="more elements than can be addressed"):
-        _core.empty((2**40, 2**40))
+    for shape in [(2**40, 2**40), (0, 2**40, 2**40)]:  # products of some sizes overflow in an empty tensor, too
+        with pytest.raises(ValueError, match="more elements than can be addressed"):
+            _core.empty(shape)
     for function in (_core.empty, _core.zeros):
         with pytest.raises(ValueError, match='device must be "cpu", "cuda" or "cuda:<index>", got "tpu"'):
             function((1,), FLOAT32, "tpu")
