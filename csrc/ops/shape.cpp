@@ -83,10 +83,14 @@ Tensor concat_tensors(const std::vector<Tensor>& tensors, int64_t axis) {
 
 std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t axis) {
     axis = checked_axis("split", x, axis);
-    int64_t total = 0;
-    for (int64_t size : sizes) total += size;
-    LLMCORE_CHECK(total == x.size(axis), "split: sizes ", to_string(sizes), " must add up to ", x.size(axis),
-                  ", the size of axis ", axis, " of ", to_string(x.shape()));
+    int64_t left = x.size(axis);
+    bool fits = true;
+    for (int64_t size : sizes) {
+        fits = fits && size >= 0 && size <= left;
+        if (fits) left -= size;
+    }
+    LLMCORE_CHECK(fits && left == 0, "split: sizes ", to_string(sizes), " must add up to ", x.size(axis),
+                  ", the size of axis ", axis, " of ", to_string(x.shape()), ", and none may be negative");
     int64_t rows = product(x.shape(), 0, axis), inner = product(x.shape(), axis + 1, x.dim()), done = 0;
     std::vector<Tensor> pieces;
     for (int64_t size : sizes) {
