@@ -57,6 +57,16 @@ void check_linear(const char* op, const Tensor& x, const Tensor& weight, const T
     check_targets(op, targets, rows_of(x), weight.size(0), ignore_index);
 }
 
+// What the forward pass kept for the backward pass.
+void check_kept(const char* op, const Tensor& dloss, const Tensor& lse, const Tensor& scale, const Tensor& targets) {
+    check_dtype(op, "dloss", dloss, DType::kFloat32);
+    check_shape(op, "dloss", dloss, {});
+    check_dtype(op, "lse", lse, DType::kFloat32);
+    check_shape(op, "lse", lse, targets.shape());
+    check_dtype(op, "scale", scale, DType::kFloat32);
+    check_shape(op, "scale", scale, {1});
+}
+
 Tensor float_tensor(const Shape& shape, const Tensor& like) {
     return Tensor::empty(shape, DType::kFloat32, like.device());
 }
@@ -151,7 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const Tensor& logits, c
 Tensor cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const Tensor& lse, const Tensor& scale,
                               const Tensor& targets, const CrossEntropyOptions& options) {
     check_logits("cross_entropy_backward", logits, targets, options);
-    check_shape("cross_entropy_backward", "dloss", dloss, {});
+    check_kept("cross_entropy_backward", dloss, lse, scale, targets);
     Tensor dlogits = Tensor::empty(logits.shape(), logits.dtype(), logits.device());
     dispatch(logits, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
@@ -180,7 +190,7 @@ std::optional<Tensor> linear_cross_entropy_backward(const Tensor& dloss, const T
                                                     const CrossEntropyOptions& options) {
     const char* op = "linear_cross_entropy_backward";
     check_linear(op, x, weight, targets, dweight, options.ignore_index);
-    check_shape(op, "dloss", dloss, {});
+    check_kept(op, dloss, lse, scale, targets);
     Pass pass;
     pass.lse = lse;
     pass.dloss = dloss;

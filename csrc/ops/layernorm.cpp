@@ -17,10 +17,14 @@ void check_arguments(const char* op, const Tensor& x, const Tensor& weight, cons
     check_shape(op, "bias", *bias, {x.size(-1)});
 }
 
+Shape rows_of(const Tensor& x) {
+    return Shape(x.shape().begin(), x.shape().end() - 1);
+}
+
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& residual, const Tensor& sum,
                                            const Tensor& weight, const std::optional<Tensor>& bias, float epsilon) {
     int64_t C = x.size(-1), N = x.numel() / C;
-    Shape rows(x.shape().begin(), x.shape().end() - 1);
+    Shape rows = rows_of(x);
     Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
     Tensor mean = Tensor::empty(rows, DType::kFloat32, x.device());
     Tensor rstd = Tensor::empty(rows, DType::kFloat32, x.device());
@@ -61,7 +65,14 @@ Tensor layernorm_backward(const Tensor& dy, std::optional<Tensor> dsum, const Te
     check_shape(op, "dy", dy, x.shape());
     if (dsum) check_dtype(op, "dsum", *dsum, x.dtype());
     if (dsum) check_shape(op, "dsum", *dsum, x.shape());
+    Shape rows = rows_of(x);
+    for (auto [name, tensor] : {std::pair{"mean", &mean}, std::pair{"rstd", &rstd}}) {
+        check_dtype(op, name, *tensor, DType::kFloat32);
+        check_shape(op, name, *tensor, rows);
+    }
+    if (dweight) check_dtype(op, "dweight", *dweight, DType::kFloat32);
     if (dweight) check_shape(op, "dweight", *dweight, {C});
+    if (dbias) check_dtype(op, "dbias", *dbias, DType::kFloat32);
     if (dbias) check_shape(op, "dbias", *dbias, {C});
     Tensor dx = Tensor::empty(x.shape(), x.dtype(), x.device());
     dispatch(x, [&](auto backend, auto tag) {

@@ -116,6 +116,7 @@ Tensor bias_activation_backward(const Tensor& dy, std::optional<Tensor> pre, con
     if (pre) check_dtype(op, "pre", *pre, dy.dtype());
     if (pre) check_shape(op, "pre", *pre, dy.shape());
     int64_t N = dy.size(-1), M = numel_of(Shape(dy.shape().begin(), dy.shape().end() - 1));
+    if (dbias) check_dtype(op, "dbias", *dbias, DType::kFloat32);
     if (dbias) check_shape(op, "dbias", *dbias, {N});
     Tensor dpre = kind == Activation::kNone ? dy : Tensor::empty(dy.shape(), dy.dtype(), dy.device());
     dispatch(dy, [&](auto backend, auto tag) {

@@ -227,6 +227,17 @@ def test_wrong_arguments_are_refused():
         F.cross_entropy(logits, ids([0, 1]), num_items=0)
 
 
+def test_what_the_forward_pass_kept_is_checked():
+    logits, targets, one = _core.zeros((4, 8)), ids([0, 1, 2, 3]).data, _core.zeros((1,))
+    options = _core.CrossEntropyOptions(IGNORE, 0.0, None)
+    wrong = {"lse": (_core.zeros((3,)), one), "scale": (_core.zeros((4,)), _core.zeros((0,)))}
+    for name, kept in wrong.items():
+        with pytest.raises(ValueError, match=f"cross_entropy_backward: {name} must have shape"):
+            _core.cross_entropy_backward(_core.zeros(()), logits, *kept, targets, options)
+        with pytest.raises(ValueError, match=f"linear_cross_entropy_backward: {name} must have shape"):
+            _core.linear_cross_entropy_backward(_core.zeros(()), logits, logits, *kept, targets, None, True, options)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 def test_same_bits_for_any_number_of_threads(dtype):
     x, weight, targets = linear_case(dtype, 1500, 1031, 40)

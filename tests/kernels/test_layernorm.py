@@ -72,6 +72,14 @@ def test_wrong_shapes_are_refused():
         F.layernorm(leaf(np.ones((2, 8))), leaf(np.ones(8), DTYPES[1]), None)
 
 
+def test_what_the_forward_pass_kept_is_checked():
+    x, rows = _core.zeros((4, 8)), _core.zeros((4,))
+    weight = _core.zeros((8,))
+    for name, arguments in {"mean": (_core.zeros((3,)), rows), "rstd": (rows, _core.zeros((4, 1)))}.items():
+        with pytest.raises(ValueError, match=rf"layernorm_backward: {name} must have shape \(4\)"):
+            _core.layernorm_backward(x, None, x, weight, *arguments, None, None)
+
+
 def test_same_bits_for_any_number_of_threads():
     x, dy = random_array((203, 96), 1), random_array((203, 96), 2)
     results = []
