@@ -63,9 +63,11 @@ AttentionProblem problem_of(const char* op, const Tensor& q, const Tensor& k, co
 AttentionProblem packed_problem_of(const char* op, const Tensor& qkv, const AttentionOptions& options) {
     check_options(op, options);
     check_float(op, "qkv", qkv);
+    LLMCORE_CHECK(qkv.dim() == 3 && options.num_heads <= qkv.size(2), op, ": qkv must have shape (B, T, C) with C of ",
+                  "at least num_heads = ", options.num_heads, ", got ", to_string(qkv.shape()));
     int64_t heads = options.num_heads + 2 * options.num_kv_heads;
-    LLMCORE_CHECK(qkv.dim() == 3 && qkv.size(2) % heads == 0, op, ": qkv must have shape (B, T, ", heads,
-                  " * HS), got ", to_string(qkv.shape()));
+    LLMCORE_CHECK(qkv.size(2) % heads == 0, op, ": qkv must have shape (B, T, ", heads, " * HS), got ",
+                  to_string(qkv.shape()));
     AttentionProblem p = describe(op, options, qkv.size(0), qkv.size(1), qkv.size(1), qkv.size(2) / heads);
     p.q_stride = p.k_stride = p.v_stride = qkv.size(2);
     return p;

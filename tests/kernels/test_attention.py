@@ -319,5 +319,8 @@ def test_wrong_input_is_refused():
         F.attention(x, x, x, 4, dropout_p=1.0, generator=Generator(0))
     with pytest.raises(ValueError, match=r"qkv must have shape \(B, T, 6 \* HS\), got \(2, 5, 4\)"):
         F.attention_qkv(leaf(np.ones((2, 5, 4))), 2)
+    heads = (2**64 + 2) // 3  # three times that is 2 in 64 bits
+    with pytest.raises(ValueError, match=rf"C of at least num_heads = {heads}, got \(1, 1, 4\)"):
+        F.attention_qkv(leaf(np.ones((1, 1, 4))), heads)
     with pytest.raises(ValueError, match="starts must be from 0 to 5, got -1 in row 0"):
         _core.attention_decode(x.data, x.data, x.data, 4, 4, int_tensor([-1, 0]), int_tensor([5, 5]), None)
