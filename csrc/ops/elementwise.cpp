@@ -14,6 +14,14 @@ void with_type(DType dtype, F&& f) {
     if (dtype == DType::kInt32) f(TypeTag<int32_t>{});
 }
 
+// y may be x itself. A part of it would be read by some tasks and written by others, in no order.
+void check_apart(const char* op, const Tensor& y, const Tensor& x) {
+    const char *y_begin = static_cast<char*>(y.raw()), *x_begin = static_cast<char*>(x.raw());
+    bool apart = y_begin + y.nbytes() <= x_begin || x_begin + x.nbytes() <= y_begin;
+    LLMCORE_CHECK(apart || y_begin == x_begin, op,
+                  ": source and destination are overlapping rows of one tensor; clone() the source first");
+}
+
 // y = launch(a, b) for two tensors of one shape and float type.
 template <class Launch>
 Tensor binary(const char* op, const Tensor& a, const Tensor& b, const Launch& launch) {
@@ -56,6 +64,7 @@ void add_into(const Tensor& y, const Tensor& x) {
     check_dtype("add_into", "y", y, DType::kFloat32);
     check_float("add_into", "x", x);
     check_shape("add_into", "x", x, y.shape());
+    check_apart("add_into", y, x);
     dispatch(x, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         add_into(backend, y.data<float>(), x.data<T>(), x.numel());
@@ -64,6 +73,7 @@ void add_into(const Tensor& y, const Tensor& x) {
 
 void copy_into(const Tensor& y, const Tensor& x) {
     check_shape("copy_", "source", x, y.shape());
+    check_apart("copy_", y, x);
     dispatch_backend(x.device(), [&](auto backend) {
         with_type(y.dtype(), [&](auto to) {
             with_type(x.dtype(), [&](auto from) {

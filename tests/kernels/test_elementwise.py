@@ -128,6 +128,20 @@ def test_wrong_arguments_are_refused():
         _core.add_into(_core.zeros((2,)), _core.zeros((3,)))
 
 
+def test_overlapping_rows_are_refused():
+    x = _core.from_numpy(np.arange(12, dtype=np.float32).reshape(4, 3))
+    front, back = x.narrow(0, 3), x.narrow(1, 3)
+    for target, source in [(front, back), (back, front)]:
+        with pytest.raises(ValueError, match="copy_: source and destination are overlapping rows of one tensor"):
+            target.copy_(source)
+        with pytest.raises(ValueError, match="add_into: source and destination are overlapping rows"):
+            _core.add_into(target, source)
+    x.narrow(0, 2).copy_(x.narrow(2, 2))  # neighbours are not
+    back.copy_(back)
+    _core.add_into(back, back)
+    np.testing.assert_array_equal(x.numpy(), [[6, 7, 8], [18, 20, 22], [12, 14, 16], [18, 20, 22]])
+
+
 def test_same_bits_for_any_number_of_threads():
     a, b = random_array((3 * GRAIN + 7,), 1), random_array((3 * GRAIN + 7,), 2)
     results = []
