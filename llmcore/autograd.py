@@ -141,7 +141,7 @@ def tensor(values: Any, dtype: _core.DType | None = None, requires_grad: bool = 
 class Context:
     """What a Function keeps between its forward and its backward pass."""
 
-    __slots__ = ("inputs", "saved", "_buffers", "_own_buffers")
+    __slots__ = ("inputs", "saved", "_own_buffers")
 
     def __init__(self, inputs: list[Tensor | None]):
         self.inputs = inputs
@@ -175,13 +175,12 @@ class Context:
 class Node:
     """One recorded call: the Function, its context, and the nodes of its inputs."""
 
-    __slots__ = ("function", "context", "output_specs", "edges", "order")
+    __slots__ = ("function", "context", "output_specs", "order")
 
     def __init__(self, function: type[Function], context: Context, outputs: Sequence[_core.Tensor], order: int):
         self.function = function
         self.context: Context | None = context
         self.output_specs = [(output.shape, output.dtype, output.device) for output in outputs]
-        self.edges = [None if source is None else source._node for source in context.inputs]
         self.order = order  # later nodes have larger numbers, so running by falling order is a topological order
 
 
