@@ -94,18 +94,22 @@ void bind_tensor(py::module_& m) {
         .value("int32", DType::kInt32);
 
     auto release = py::call_guard<py::gil_scoped_release>();
+    // Functions of a reference, not pointers to members: those would take None for self, and dereference it.
     py::class_<Tensor>(m, "Tensor")
         .def_property_readonly("shape", &shape_of)
-        .def_property_readonly("dtype", &Tensor::dtype)
+        .def_property_readonly("dtype", [](const Tensor& t) { return t.dtype(); })
         .def_property_readonly("device", [](const Tensor& t) { return name_of(t.device()); })
-        .def_property_readonly("numel", &Tensor::numel)
-        .def_property_readonly("nbytes", &Tensor::nbytes)
+        .def_property_readonly("numel", [](const Tensor& t) { return t.numel(); })
+        .def_property_readonly("nbytes", [](const Tensor& t) { return t.nbytes(); })
         .def_property_readonly("data_ptr", [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.raw()); })
         .def("numpy", &to_numpy)
         .def("bf16_bits", &bf16_bits)
         .def("item", &item)
-        .def("view", &Tensor::view)
-        .def("narrow", &Tensor::narrow, py::arg("start"), py::arg("length"))
+        .def(
+            "view", [](const Tensor& t, Shape shape) { return t.view(std::move(shape)); }, py::arg("shape"))
+        .def(
+            "narrow", [](const Tensor& t, int64_t start, int64_t length) { return t.narrow(start, length); },
+            py::arg("start"), py::arg("length"))
         .def("copy_", &copy_into, py::arg("source"), release)
         .def("fill_", &fill, py::arg("value"), release)
         .def("cast", &cast, py::arg("dtype"), release)

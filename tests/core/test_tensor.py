@@ -130,6 +130,16 @@ def test_wrong_views_are_refused():
         _core.zeros(()).narrow(0, 0)
 
 
+def test_none_is_no_tensor():
+    with pytest.raises(TypeError):
+        _core.Tensor.view(None, (1,))
+    with pytest.raises(TypeError):
+        _core.Tensor.narrow(None, 0, 1)
+    for name in ("shape", "dtype", "numel", "nbytes", "device", "data_ptr"):
+        with pytest.raises(TypeError):
+            getattr(_core.Tensor, name).fget(None)
+
+
 def test_creation():
     assert not _core.zeros((2, 3)).numpy().any()
     assert _core.empty((2,), INT32).dtype == INT32
