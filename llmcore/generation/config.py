@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcore.errors import ConfigError
+from llmcore.text_file import write_text
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -251,9 +252,7 @@ class GenerationConfig:
         """Writes generation_config.json: what differs from the defaults."""
         path = Path(directory) / "generation_config.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> GenerationConfig:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from llmcore.errors import ConfigError
+from llmcore.text_file import write_text
 
 Config = TypeVar("Config", bound="ModelConfig")
 
@@ -83,7 +84,7 @@ class ModelConfig:
     def save_pretrained(self, directory: str | Path) -> None:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        write_text(folder / "config.json", json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def from_pretrained(cls: type[Config], directory: str | Path) -> Config:

@@ -14,6 +14,7 @@ from llmcore import _core, nn, tensor_file
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
 from llmcore.models.config import ModelConfig
+from llmcore.text_file import write_text
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
@@ -86,7 +87,7 @@ class PreTrainedModel(nn.Module):
         """The files beside the weights: config.json."""
         folder = Path(directory)
         values = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": self.dtype.name}
-        (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        write_text(folder / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
 
     def numpy_state(self) -> dict[str, np.ndarray]:
         """The weights by their published names as arrays; bfloat16 as its uint16 bits. Views, not copies."""

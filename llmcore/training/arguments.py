@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmcore.errors import ConfigError
+from llmcore.text_file import write_text
 from llmcore.training.argument_names import translate_names
 
 # What differs from transformers, and why. `enable_jit_checkpoint` is True on the command line only: a host that
@@ -283,7 +284,7 @@ class TrainingArguments:
         """The fields as JSON text, also written to `path` if one is given."""
         text = json.dumps(self.to_dict(), indent=2) + "\n"
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_text(path, text)
         return text
 
     @classmethod

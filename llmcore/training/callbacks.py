@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcore.errors import ConfigError
+from llmcore.text_file import write_text
 
 if TYPE_CHECKING:
     from llmcore.training.arguments import TrainingArguments
@@ -59,7 +60,7 @@ class TrainerState:
 
     def save_to_json(self, json_path: str | Path) -> None:
         """Writes the state to a file."""
-        Path(json_path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(json_path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load_from_json(cls, json_path: str | Path) -> TrainerState:

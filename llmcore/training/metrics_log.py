@@ -10,14 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import secrets
 import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcore.errors import ConfigError
+from llmcore.text_file import write_text
 from llmcore.training.callbacks import TrainerCallback, TrainerControl, TrainerState
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ def _json_line(entry: dict[str, Any]) -> str:
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import numpy as np
 from llmcore import _core
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
+from llmcore.text_file import write_text
 from llmcore.training.callbacks import TrainerState
 from llmcore.training.checkpoint import Checkpoint, load_checkpoint, load_newest
 
@@ -157,6 +158,6 @@ def write_model_files(trainer: Trainer, folder: Path) -> None:
     if hasattr(model, "save_config"):
         model.save_config(folder)
     elif hasattr(getattr(model, "config", None), "to_dict"):
-        (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2, sort_keys=True) + "\n")
+        write_text(folder / "config.json", json.dumps(model.config.to_dict(), indent=2, sort_keys=True) + "\n")
     if hasattr(trainer.processing_class, "save_pretrained"):
         trainer.processing_class.save_pretrained(folder)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcore.text_file import write_text
 from llmcore.training import run_state
 from llmcore.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from llmcore.training.checkpoint_rotation import rotate_checkpoints
@@ -77,7 +78,7 @@ class TrainerFiles(TrainerEvaluation):
         if hasattr(self.processing_class, "save_pretrained"):
             self.processing_class.save_pretrained(folder)
         self.args.to_json(folder / "training_args.json")
-        (folder / "README.md").write_text(self.model_card(), encoding="utf-8")
+        write_text(folder / "README.md", self.model_card())
 
     def model_card(self) -> str:
         """The text of README.md."""
