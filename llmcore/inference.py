@@ -26,7 +26,7 @@ def inference(model: Any) -> Iterator[None]:
 def context_length(model: Any) -> int | None:
     """How many tokens the model can see at once; None if nothing limits it."""
     for name in ("max_position_embeddings", "n_positions"):
-        length = getattr(model.config, name, None)
+        length = getattr(getattr(model, "config", None), name, None)
         if length is not None:
             return int(length)
     return None

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from llmcore.autograd import no_grad
 from llmcore.errors import ConfigError
+from llmcore.inference import inference
+from llmcore.models.inputs import key_lengths
 from llmcore.training.batches import IGNORE_INDEX, accepted_arguments, count_trained_tokens, shifts_labels
 from llmcore.training.outputs import EvalPrediction
 
@@ -70,17 +71,12 @@ def run_evaluation(model: Any, batches: Iterable[Mapping[str, Any]], options: Ev
     """Evaluates `model` on `batches`; dropout is off, nothing is recorded, and the mode is put back at the end."""
     result = EvaluationResult()
     metrics = _MetricReducer(options)
-    training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            for batch in batches:
-                _evaluate_batch(model, batch, options, result, metrics)
-                result.batches += 1
-                if options.on_batch is not None:
-                    options.on_batch()
-    finally:
-        model.train(training)
+    with inference(model):
+        for batch in batches:
+            _evaluate_batch(model, batch, options, result, metrics)
+            result.batches += 1
+            if options.on_batch is not None:
+                options.on_batch()
     result.metrics, result.predictions, result.label_ids = metrics.finish()
     return result
 
@@ -106,6 +102,8 @@ def _evaluate_batch(
         )
         return
     if labels is not None and shifted and hasattr(model, "per_token_loss") and not options.needs_logits:
+        if batch.get("attention_mask") is not None:
+            key_lengths(batch["attention_mask"], labels.shape)  # refuses padding on the left, which it would not see
         # float64: a sum over millions of tokens would lose digits in float32
         result.loss_sum += float(model.per_token_loss(batch["input_ids"], labels).sum(dtype=np.float64))
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcore.inference import context_length
 from llmcore.text_file import write_text
 from llmcore.training import run_state
 from llmcore.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -90,7 +91,7 @@ class TrainerFiles(TrainerEvaluation):
             architecture=type(self.model).__name__,
             num_parameters=sum(parameter.data.numel for parameter in self.model.parameters()),
             vocabulary_size=getattr(config, "vocab_size", None),
-            context_length=self._context_length(),
+            context_length=context_length(self.model),
             data="\n".join(lines),
             metrics=self.last_metrics,
             runtime=self._seconds_before + self.train_output.metrics["train_runtime"] if self.train_output else None,

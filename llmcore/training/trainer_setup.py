@@ -13,6 +13,7 @@ from typing import Any
 
 from llmcore import _core, schedule
 from llmcore.errors import ConfigError
+from llmcore.inference import context_length
 from llmcore.models.pretrained import PreTrainedModel
 from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
@@ -184,11 +185,7 @@ class TrainerSetup:
     def _tokenized(self, dataset: Any) -> Any:
         if dataset is None or not is_text(dataset, self.args.dataset_text_field):
             return dataset
-        return tokenize_rows(dataset, self.processing_class, self.args, self._context_length())
-
-    def _context_length(self) -> int | None:
-        config = getattr(self.model, "config", None)
-        return getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
+        return tokenize_rows(dataset, self.processing_class, self.args, context_length(self.model))
 
     def _collator(self) -> Callable[[list[Any]], dict[str, Any]] | None:
         if self.data_collator is not None or self.processing_class is None:
@@ -296,7 +293,7 @@ class TrainerSetup:
             return dataset.block_size
         examples = getattr(dataset, "examples", None)
         if examples is None or not hasattr(examples[0], "keys") or "input_ids" not in examples[0]:
-            return self._context_length()
+            return context_length(self.model)
         return max(len(example["input_ids"]) for example in examples)
 
     def _dtype(self) -> _core.DType:

@@ -11,7 +11,7 @@ import pytest
 from llmcore import _core
 from llmcore.data.loader import BlockDataset
 from llmcore.data.vocabularies import byte_tokenizer
-from llmcore.errors import OutOfMemoryError
+from llmcore.errors import DataError, OutOfMemoryError
 from llmcore.models import GPT2Config, GPT2LMHeadModel
 from llmcore.training.arguments import TrainingArguments
 from llmcore.training.checkpoint import load_checkpoint
@@ -246,3 +246,15 @@ def test_smoothed_labels_need_no_logits(tmp_path):
     assert outputs.logits is None
     by_logits = trainer._smoothed_loss(trainer.model, {"input_ids": batch["input_ids"]}, batch["labels"], None)[1]
     assert loss.item() == pytest.approx(by_logits.item(), rel=1e-5)
+
+
+def test_padding_on_the_left_is_refused_in_evaluation_too(tmp_path):
+    """The likelihood pass has no mask: what stands behind padding on the left would be predicted from it."""
+    left = byte_tokenizer()
+    left.padding_side = "left"
+    trainer = Trainer(make_model(), TrainingArguments(str(tmp_path)), processing_class=left)
+    rows = [{"input_ids": [1, 2, 3]}, {"input_ids": [1, 2, 3, 4, 5]}]
+    with pytest.raises(DataError, match="padding must be on the right"):
+        trainer.evaluate(rows)
+    left.padding_side = "right"
+    assert trainer.evaluate(rows)["eval_loss"] > 4.0
