@@ -22,9 +22,17 @@ if TYPE_CHECKING:
 
 HELD_OUT = 0.04  # part of the files
 
+# A model this small continues patterns rather than intentions, so the prompts have some. They end where a line
+# ends, so that what the model writes can be told apart.
 PROMPTS = (
-    "def read_lines(filename):\n    ",
-    "class Stack:\n    def __init__(self):\n        ",
+    "def check(value):\n    if not isinstance(value, str):",
+    "class Stack:\n"
+    '    """A stack of items."""\n\n'
+    "    def __init__(self, items):\n"
+    "        self.items = items\n\n"
+    "    def __len__(self):\n"
+    "        return len(self.items)\n\n"
+    "    def push(self, item):",
 )
 
 
@@ -63,7 +71,7 @@ class QuickstartResult:
     bits_per_byte: float
     gzip_bits_per_byte: float
     picture: str | None
-    completions: list[str]
+    completions: list[dict[str, str]]  # "prompt" and the "text" that follows it
 
 
 def run_quickstart(settings: QuickstartSettings, say: Callable[[str], None]) -> QuickstartResult:
@@ -214,16 +222,16 @@ def affordable_steps(settings: QuickstartSettings, config: GPT2Config, train: An
     return max(10, min(settings.max_steps, int(60 * settings.minutes * reserve / seconds)))
 
 
-def complete(model: Any, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
-    """`prompt` and what the model writes after it, up to where the next definition begins."""
+def complete(model: Any, tokenizer: Tokenizer, prompt: str, seed: int) -> dict[str, str]:
+    """`prompt` and the `text` that the model writes after it, up to where the next definition begins."""
     text = model.generate(
         prompt,
         tokenizer=tokenizer,
-        max_new_tokens=80,
+        max_new_tokens=48,
         do_sample=True,
         temperature=0.5,
         top_p=0.95,
         seed=seed,
-        stop_strings=["\ndef ", "\nclass ", "\n\n\n", "<|endoftext|>"],
+        stop_strings=["\ndef ", "\nclass ", "\n    def ", "\n\n\n"],
     )
-    return prompt + text
+    return {"prompt": prompt, "text": text.rstrip()}

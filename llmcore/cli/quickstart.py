@@ -48,9 +48,10 @@ def main(argv: list[str]) -> None:
         settings.max_steps = options.max_steps
     result = run_quickstart(settings, remark)
     name = shlex.quote(result.output_dir)
-    lines = []
+    lines = ["", "It completes Python (+). After a few minutes of learning that has the look of code, not its sense:"]
     for completion in result.completions:
-        lines += ["", *(f"    {line}" for line in completion.rstrip().splitlines())]
+        lines += ["", *(f"      {line}" for line in completion["prompt"].splitlines())]
+        lines += [f"    + {line}" for line in completion["text"].strip("\n").splitlines()]
     picture = result.picture or "not drawn, because matplotlib is missing: pip install 'llmcore[plot]'"
     lines += [
         "",

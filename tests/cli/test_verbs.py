@@ -220,7 +220,7 @@ def test_quickstart_runs_all_of_its_steps(tmp_path):
     command = ["quickstart", "--train_file", str(sources), "--max_steps", "12", "--output_dir", "q"]
     result = run_json(*command, cwd=tmp_path)
     assert result["steps"] == 12 and result["held_out_files"] == 1 and 0 < result["bits_per_byte"] < 8
-    assert len(result["completions"]) == 2 and result["completions"][0].startswith("def ")
+    assert len(result["completions"]) == 2 and result["completions"][0]["prompt"].startswith("def ")
     assert (tmp_path / "q" / "loss.png").is_file()
     shown = run("generate", "q", "--prompt", "def f(", "--max_new_tokens", "5", cwd=tmp_path).stdout
     assert shown.startswith("def f(")
