@@ -23,7 +23,8 @@ def _attention_options(
     elif dropout_p > 0:
         seed, offset = generator.next_key()
     lengths = lengths.data if isinstance(lengths, Tensor) else lengths
-    return _core.AttentionOptions(num_heads, num_kv_heads or num_heads, causal, lengths, scale, dropout_p, seed, offset)
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    return _core.AttentionOptions(num_heads, num_kv_heads, causal, lengths, scale, dropout_p, seed, offset)
 
 
 class _Attention(Function):

@@ -301,6 +301,8 @@ def test_wrong_input_is_refused():
     x, y = leaf(np.ones((2, 5, 12))), leaf(np.ones((2, 5, 6)))
     with pytest.raises(ValueError, match="num_heads must be a positive multiple of num_kv_heads, got 4 and 3"):
         F.attention(x, x, x, 4, 3)
+    with pytest.raises(ValueError, match="num_heads must be a positive multiple of num_kv_heads, got 4 and 0"):
+        F.attention(x, x, x, 4, 0)
     with pytest.raises(ValueError, match=r"q must have shape \(B, Tq, 5 \* HS\), got \(2, 5, 12\)"):
         F.attention(x, x, x, 5)
     with pytest.raises(ValueError, match=r"k must have shape \(2, Tk, 12\), got \(2, 5, 6\)"):
