@@ -18,7 +18,9 @@
 #include "emu/mbarrier.h"
 #include "emu/race.h"
 #include "emu/shared_memory.h"
+#include "emu/tma.h"
 #include "emu/warp.h"
+#include "emu/wgmma.h"
 
 namespace llmcore::emu {
 
@@ -40,6 +42,8 @@ struct Thread {
     std::function<std::string()> wait_detail;
 
     CpAsyncState cp_async;
+    BulkState bulk;
+    WgmmaState wgmma;
     Clock clock;
     uint64_t cluster_phase = 0;  // of the cluster barrier, when it arrived
 
@@ -56,6 +60,7 @@ struct Block {
     Thread* threads = nullptr;
 
     std::vector<Warp> warps;
+    std::vector<Warpgroup> warpgroups;
     Barrier barriers[16];
     SharedMemory shared;
     std::unordered_map<uint32_t, MBarrier> mbarriers;

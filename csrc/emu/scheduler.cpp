@@ -61,6 +61,8 @@ Thread* pick() {
 void run_kernel(Thread& thread) {
     try {
         (*running->kernel)();
+        check_wgmma_at_exit(thread);
+        check_bulk_at_exit(thread);
         thread.done = true;
         --running->alive;
     } catch (Error& error) {
@@ -122,6 +124,7 @@ void add_block(Resident& r, Cluster& cluster, const LaunchShape& s, uint3 index,
     block.size = count(s.block);
     block.threads = &r.threads[size_t(ordinal) * block.size];
     block.warps.resize((block.size + 31) / 32);
+    block.warpgroups.resize((block.size + 127) / 128);
     block.shared.allocate_dynamic(static_cast<uint32_t>(s.shared_bytes));
     if (race_detection())
         for (Barrier& barrier : block.barriers) barrier.clock.start(r.actors);
@@ -181,6 +184,7 @@ void run_resident(const LaunchShape& s, const std::function<void()>& kernel, con
         switch_to(nullptr, thread);
     }
     if (r.error) throw *r.error;
+    check_registers_at_end();
     if (!r.effects.empty()) throw Error("tma", "the block exits with a bulk load in flight");
 }
 

@@ -6,6 +6,7 @@
 #include "cuda/arch/mbarrier.cuh"
 #include "cuda/launch.cuh"
 #include "gemm_mma_kernel.cuh"
+#include "gemm_wgmma_kernel.cuh"
 #include "layernorm_kernels.cuh"
 
 namespace llmcore {
@@ -48,12 +49,58 @@ __global__ void wrappers(float* out, const float* in) {
     out[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
 }
 
+// One form to a kernel: two wide ones in flight would not fit the registers.
+template <int kN, bool kTransposedA, bool kTransposedB, bool kRegisters>
+__global__ void __launch_bounds__(128, 1) product(float* out) {
+#if LLMCORE_HAS_SM90A
+    const uint64_t a = ptx::operand(shared_address(shared_memory<char>()), 16, 1024, ptx::OperandSwizzle::k64);
+    float d[kN / 2];
+    const uint32_t registers[4] = {1, 2, 3, 4};
+    ptx::wgmma_fence();
+    if constexpr (kRegisters)
+        ptx::wgmma<kN, kTransposedB>(d, registers, a, false);
+    else
+        ptx::wgmma<kN, kTransposedA, kTransposedB>(d, a, a, false);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    for (int i = 0; i < kN / 2; ++i) out[threadIdx.x * kN / 2 + i] = d[i];
+#endif
+}
+
+__global__ void bulk_copies(const __grid_constant__ CUtensorMap map, float* out) {
+#if LLMCORE_HAS_SM90A
+    const uint32_t shared = shared_address(shared_memory<char>());
+    ptx::tma_load(shared, &map, shared, {1});
+    ptx::tma_load(shared, &map, shared, {1, 2, 3});
+    ptx::tma_load(shared, &map, shared, {1, 2, 3, 4});
+    ptx::tma_store(&map, shared, {1});
+    ptx::tma_store(&map, shared, {1, 2, 3});
+    ptx::tma_store(&map, shared, {1, 2, 3, 4});
+    ptx::tma_reduce_add(&map, shared, {1, 2});
+    ptx::bulk_load(shared, out, 64, shared);
+    ptx::bulk_store(out, shared, 64);
+    ptx::bulk_reduce_add(out, shared, 64);
+    ptx::bulk_commit();
+    ptx::bulk_wait<0>();
+#endif
+}
+
 void start_all(float* y, const float* x) {
     launch({1, 128}, layernorm_by_warp<4>, y, x, 1, 8);
     launch({1, 128}, layernorm_by_block<4>, y, x, 8);
     launch({2, 128, 64 * 1024, nullptr, 2}, wrappers, y, x);
     launch({1, 128, kGemmMmaShared}, gemm_mma, y, static_cast<const uint16_t*>(nullptr),
            static_cast<const uint16_t*>(nullptr), 64, 64, 64);
+    CUtensorMap map{};
+    launch({1, 128, 64 * 1024}, product<8, false, false, false>, y);
+    launch({1, 128, 64 * 1024}, product<64, true, true, false>, y);
+    launch({1, 128, 64 * 1024}, product<192, false, true, true>, y);
+    launch({1, 128, 64 * 1024}, product<256, true, false, false>, y);
+    launch({1, 128, 64 * 1024}, bulk_copies, map, y);
+    launch({1, 384, kGemmWgmmaShared}, gemm_wgmma<false, false, 1, false>, y, map, map, map, 1, 1, 1);
+    launch({1, 384, kGemmWgmmaShared}, gemm_wgmma<true, true, 1, true>, y, map, map, map, 1, 1, 1);
+    launch({2, 384, kGemmWgmmaShared, nullptr, 2}, gemm_wgmma<false, true, 2, false>, y, map, map, map, 1, 1, 1);
+    launch({2, 384, kGemmWgmmaShared, nullptr, 2}, gemm_wgmma<true, true, 2, false>, y, map, map, map, 1, 1, 1);
 }
 
 }  // namespace llmcore

@@ -6,9 +6,17 @@
 #include "check.h"
 #include "cuda/launch.cuh"
 #include "gemm_mma_kernel.cuh"
+#include "gemm_wgmma_kernel.cuh"
 #include "layernorm_kernels.cuh"
 
 using namespace llmcore;
+
+// What the sanitizer build has to add are the bugs that only it sees, and the right kernels: the others would cost it
+// minutes and show nothing new.
+#define BUG_TEST(name)                                                                         \
+    static void name();                                                                        \
+    static const bool register_##name = kAsan || (all_tests().push_back({#name, name}), true); \
+    static void name()
 
 namespace {
 
@@ -47,7 +55,7 @@ TEST(layernorm_is_right_without_bugs) {
     });
 }
 
-TEST(bug_17_missing_barrier_in_a_block_reduction) {
+BUG_TEST(bug_17_missing_barrier_in_a_block_reduction) {
     Planted bug(17);
     for_every_policy([] {
         double error = 0;
@@ -63,7 +71,7 @@ TEST(bug_17_missing_barrier_in_a_block_reduction) {
     });
 }
 
-TEST(bug_23_two_blocks_write_the_same_right_values) {
+BUG_TEST(bug_23_two_blocks_write_the_same_right_values) {
     Planted bug(23);
     for_every_policy([] {
         double error = 1;
@@ -139,9 +147,11 @@ TEST(gemm_mma_is_right_without_bugs_and_without_bank_conflicts) {
     EXPECT(emu::statistics().bank_conflicts == 0);
 }
 
-// How many of the 15 policies notice the bug, as a wrong result or as an error of this kind.
+// How many of the 15 policies notice the bug, and as what.
 struct Seen {
-    int wrong = 0, races = 0;
+    int wrong = 0, races = 0, errors = 0;  // errors: races, deadlocks, misuse
+
+    bool everywhere() const { return wrong + errors == 15; }
 };
 
 Seen look_for(int bug, const std::function<double()>& error_of_run) {
@@ -151,6 +161,7 @@ Seen look_for(int bug, const std::function<double()>& error_of_run) {
         double error = 0;
         Outcome outcome = outcome_of([&] { error = error_of_run(); });
         seen.races += outcome.kind == "race";
+        seen.errors += !outcome.kind.empty();
         seen.wrong += outcome.kind.empty() && !(error < 1e-3);
     });
     return seen;
@@ -160,29 +171,29 @@ double deep() {
     return gemm_mma_error(70, 51, 328);
 }
 
-TEST(bug_1_missing_barrier_in_the_k_loop) {
+BUG_TEST(bug_1_missing_barrier_in_the_k_loop) {
     Seen seen = look_for(1, deep);
     // Without the race detector it takes a lucky order.
     EXPECT(emu::race_detection() ? seen.races == 15 : seen.wrong >= 1);
 }
 
-TEST(bug_2_wrong_swizzle) {
+BUG_TEST(bug_2_wrong_swizzle) {
     emu::statistics() = {};
     Seen seen = look_for(2, deep);
     EXPECT(seen.wrong == 15 && emu::statistics().bank_conflicts > 0);
 }
 
-TEST(bug_7_cp_async_wait_one_group_short) {
+BUG_TEST(bug_7_cp_async_wait_one_group_short) {
     Seen seen = look_for(7, deep);
     EXPECT(seen.wrong + seen.races >= 9);  // not where copies land early
 }
 
-TEST(bug_21_refill_before_the_barrier) {
+BUG_TEST(bug_21_refill_before_the_barrier) {
     Seen seen = look_for(21, deep);
     EXPECT(emu::race_detection() ? seen.races == 15 : seen.races == 0);
 }
 
-TEST(bug_22_tiles_overlap_with_the_right_values) {
+BUG_TEST(bug_22_tiles_overlap_with_the_right_values) {
     Seen seen = look_for(22, [] { return gemm_mma_error(100, 51, 72); });
     EXPECT(emu::race_detection() ? seen.races == 15 : seen.races + seen.wrong == 0);
 }
@@ -190,6 +201,125 @@ TEST(bug_22_tiles_overlap_with_the_right_values) {
 DYING_TEST(bug_5_cp_async_reads_outside_its_tensor) {
     Planted bug(5);
     deep();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// matrix product with TMA, mbarrier, wgmma
+
+CUtensorMap map_of(const void* base, int inner, int outer, uint32_t box_inner, uint32_t box_outer,
+                   emu::Swizzle swizzle = emu::Swizzle::k128) {
+    uint64_t sizes[] = {uint64_t(inner), uint64_t(outer)}, strides[] = {uint64_t(inner) * 2};
+    uint32_t box[] = {box_inner, box_outer};
+    return emu::encode_tensor_map(emu::TensorType::kBf16, 2, const_cast<void*>(base), sizes, strides, box, swizzle);
+}
+
+template <bool kMnMajor, bool kStore, int kCluster, bool kARegisters = false>
+double gemm_wgmma_error(int M, int N, int K) {
+    Problem p(M, N, K);
+    std::unique_ptr<uint16_t[]> transposed(new uint16_t[size_t(N) * K]), stored(new uint16_t[size_t(M) * N]);
+    for (int n = 0; n < N; ++n)
+        for (int k = 0; k < K; ++k) transposed[size_t(k) * N + n] = p.b[size_t(n) * K + k];
+    std::fill_n(stored.get(), size_t(M) * N, 0x7fff);
+    emu::Swizzle swizzle_a = planted_bug == 15   ? emu::Swizzle::k64
+                             : planted_bug == 16 ? emu::Swizzle::kNone
+                                                 : emu::Swizzle::k128;
+    CUtensorMap a = map_of(p.a.get(), K, M, 64, 128, swizzle_a);
+    CUtensorMap b = kMnMajor ? map_of(transposed.get(), N, K, 64, 64) : map_of(p.b.get(), K, N, 64, 128 / kCluster);
+    CUtensorMap c = kStore ? map_of(stored.get(), N, M, 64, 64) : a;
+    unsigned rows = unsigned(M + 127) / 128;
+    launch({dim3((rows + kCluster - 1) / kCluster * kCluster, unsigned(N + 127) / 128), 384, kGemmWgmmaShared, nullptr,
+            kCluster},
+           gemm_wgmma<kMnMajor, kStore, kCluster, kARegisters>, p.c.get(), a, b, c, M, N, K);
+    if (kStore)
+        for (size_t i = 0; i < size_t(M) * N; ++i) p.c[i] = static_cast<float>(bf16_value(stored[i]));
+    // What is stored as bf16 is compared relative to the largest sums, about 12 here.
+    return kStore ? p.error() / 100 : p.error();
+}
+
+TEST(gemm_wgmma_is_right_without_bugs_and_without_bank_conflicts) {
+    emu::statistics() = {};
+    for_every_policy([] {
+        EXPECT((gemm_wgmma_error<false, false, 1>(131, 77, 392) < 1e-3));
+        EXPECT((gemm_wgmma_error<true, true, 1>(70, 136, 72) < 1e-3));
+        EXPECT((gemm_wgmma_error<true, false, 1, true>(70, 136, 392) < 1e-3));
+        EXPECT((gemm_wgmma_error<false, true, 2>(260, 136, 328) < 1e-3));
+        EXPECT((gemm_wgmma_error<true, true, 2>(257, 136, 72) < 1e-3));
+    });
+    EXPECT(emu::statistics().bank_conflicts == 0);
+}
+
+double streamed() {
+    return gemm_wgmma_error<false, false, 1>(70, 40, 392);
+}
+
+double stored() {
+    return gemm_wgmma_error<false, true, 1>(70, 136, 72);
+}
+
+double through_registers() {
+    return gemm_wgmma_error<true, false, 1, true>(70, 136, 392);
+}
+
+// The kind of error under every policy, or the policies with another.
+void expect_everywhere(int bug, const std::string& kind, const std::string& part, double (*error_of_run)()) {
+    Planted planted(bug);
+    for_every_policy([&] { expect_error(kind, part, [&] { error_of_run(); }); });
+}
+
+BUG_TEST(bug_3_consumer_waits_for_the_wrong_parity) {
+    EXPECT(look_for(3, streamed).everywhere());
+}
+
+BUG_TEST(bug_4_wrong_step_of_k_in_a_descriptor) {
+    EXPECT(look_for(4, streamed).wrong == 15);
+}
+
+BUG_TEST(bug_8_producer_waits_for_the_wrong_parity) {
+    expect_everywhere(8, "deadlock", " wants parity 0; phase 0 pending 2/2 bytes 0}", streamed);
+}
+
+BUG_TEST(bug_9_fewer_bytes_expected_than_come) {
+    Seen seen = look_for(9, streamed);
+    EXPECT(seen.wrong + seen.races >= (emu::race_detection() ? 12 : 5));
+}
+
+BUG_TEST(bug_10_stage_released_before_it_was_read) {
+    Seen seen = look_for(10, [] { return gemm_wgmma_error<false, false, 1>(70, 40, 712); });
+    // A thread that lost two phases waits for ever: that is seen without the race detector, too.
+    EXPECT(emu::race_detection() ? seen.everywhere() && seen.races >= 10 : seen.wrong + seen.errors >= 3);
+}
+
+BUG_TEST(bug_11_no_proxy_fence_before_a_tma_store) {
+    if (emu::race_detection())
+        expect_everywhere(11, "proxy", "without fence.proxy.async", stored);
+    else
+        EXPECT(look_for(11, stored).wrong == 0);
+}
+
+BUG_TEST(bug_12_no_barrier_before_a_tma_store) {
+    Seen seen = look_for(12, stored);
+    EXPECT(emu::race_detection() ? seen.races >= 5 : seen.wrong >= 1);
+}
+
+BUG_TEST(bug_13_exit_before_a_tma_store_has_read) {
+    expect_everywhere(13, "tma", "exits before its bulk store has read shared memory", stored);
+}
+
+BUG_TEST(bug_14_no_wgmma_fence) {
+    expect_everywhere(14, "wgmma", "no wgmma.fence before the first wgmma", streamed);
+}
+
+BUG_TEST(bug_15_box_wider_than_its_swizzle) {
+    expect_everywhere(15, "tensor-map", "the box's rows exceed the swizzle", streamed);
+}
+
+BUG_TEST(bug_16_tensor_map_without_the_swizzle) {
+    EXPECT(look_for(16, streamed).wrong == 15);
+}
+
+BUG_TEST(bug_20_one_arrival_for_four_warps) {
+    Seen seen = look_for(20, through_registers);
+    EXPECT(emu::race_detection() ? seen.races >= 1 : seen.races + seen.wrong == 0);
 }
 
 }  // namespace
