@@ -11,8 +11,8 @@ from benchmarks.timing import as_torch, check, random_tensor, report, settings, 
 from llmcore import _core
 
 # GPT-2 small with 1024 tokens, its head, few rows, and a narrow result: (M, N, K).
-SHAPES = [(1024, 768, 3072), (1024, 3072, 768), (1024, 2304, 768), (256, 768, 768), (256, 50257, 768)]
-SHAPES += [(32, 768, 768), (1, 3072, 768), (1024, 65, 384)]
+SHAPES = [(1024, 768, 3072), (1024, 3072, 768), (1024, 2304, 768), (1024, 768, 768), (256, 768, 768)]
+SHAPES += [(256, 50257, 768), (32, 768, 768), (1, 3072, 768), (1024, 65, 384)]
 FORMS = {"a b": (False, False), "a b^T": (False, True), "a^T b": (True, False)}
 
 

@@ -3,9 +3,10 @@
 //   product[m, n] = sum over k of op(a)[m, k] * op(b)[k, n]
 //   y             = residual + activation(product + bias)
 //
-// Products and sums are float whatever the storage; a result is rounded once. Every element of y is summed in an order
-// that depends on K alone: not on M, N, the other elements or the number of threads. So a row of y has the same bits
-// alone and in a batch.
+// Products and sums are float whatever the storage; a result is rounded once. The CPU levels with bf16 multipliers take
+// subnormal numbers for zero, and split a float operand beside a bf16 one into two bf16 (relative error 2^-17). Every
+// element of y is summed in an order that depends on K alone: not on M, N, the other elements or the number of threads.
+// So a row of y has the same bits alone and in a batch.
 #pragma once
 
 #include <cstddef>
