@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,11 +262,14 @@ class EarlyStoppingCallback(TrainerCallback):
             logger.warning("early stopping found no metric %r among %s", name, ", ".join(sorted(metrics)))
             return
         sign = 1.0 if args.greater_is_better else -1.0
-        if self.best_metric is None or sign * (value - self.best_metric) > self.early_stopping_threshold:
+        first = self.best_metric is None and math.isfinite(value)  # a NaN as the best could never be improved on
+        if first or self.best_metric is not None and sign * (value - self.best_metric) > self.early_stopping_threshold:
             self.best_metric, self.early_stopping_patience_counter = value, 0
         else:
             self.early_stopping_patience_counter += 1  # a NaN lands here, too
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            count = self.early_stopping_patience_counter
+            logger.info("early stopping: %s was not better than %s in %d evaluations", name, self.best_metric, count)
             control.should_training_stop = True
 
     def state(self) -> dict[str, Any]:

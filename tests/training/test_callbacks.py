@@ -99,6 +99,7 @@ def test_handler_adds_pops_and_refuses():
         (False, [3.0, 2.0, 2.5, 1.9, 2.0, 2.0], 5),
         (True, [0.1, 0.3, 0.2, 0.2], 3),
         (False, [3.0, float("nan"), float("nan")], 2),
+        (False, [float("nan"), 3.0, 2.0, 1.0, 1.0, 1.0], 5),  # begins badly, then improves
         (False, [3.0, 2.99, 2.98, 1.0], 2),  # improvements below the threshold
     ],
 )
