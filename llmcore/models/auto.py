@@ -64,6 +64,22 @@ class AutoModel(_AutoModel):
 class AutoModelForCausalLM(_AutoModel):
     models = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        dtype: _core.DType | None = None,
+        device: str = "cpu",
+        gguf_file: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """As for every model; with `gguf_file`, the Llama in that file of the directory (see `models.gguf`)."""
+        if gguf_file is None:
+            return super().from_pretrained(directory, dtype, device, **options)
+        from llmcore.models.gguf import load_gguf
+
+        return load_gguf(Path(directory) / gguf_file, dtype or _core.DType.float32, device, **options)
+
 
 class AutoModelForMaskedLM(_AutoModel):
     models = {"bert": BertForMaskedLM}
