@@ -6,9 +6,18 @@ import functools
 import time
 
 from llmcore import _core
+from llmcore.errors import ConfigError
 
 _SIZE = 512  # three such matrices fit a second-level cache, and one product takes 1 to 20 ms
 _SECONDS = 0.15
+
+
+def find_device(name: str) -> str:
+    """The device that `name` stands for ("auto", "cpu", "cuda", "cuda:1"). Raises ConfigError if it is not there."""
+    try:
+        return _core.check_device("cpu" if name == "auto" else name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def matmul_peak_flops(dtype: _core.DType = _core.DType.float32, device: str = "cpu") -> float:

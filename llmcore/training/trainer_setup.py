@@ -14,6 +14,7 @@ from typing import Any
 from llmcore import _core, schedule
 from llmcore.errors import ConfigError
 from llmcore.inference import context_length
+from llmcore.machine import find_device
 from llmcore.models.pretrained import PreTrainedModel
 from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
@@ -75,7 +76,7 @@ class TrainerSetup:
             raise ConfigError("a trainer needs either model or model_init")
         if optimizers[0] is not None and optimizer_cls_and_kwargs is not None:
             raise ConfigError("give either optimizers or optimizer_cls_and_kwargs")
-        _core.check_device("cpu" if self.args.use_cpu or self.args.device == "auto" else self.args.device)
+        find_device("cpu" if self.args.use_cpu else self.args.device)
         self.processing_class = processing_class if processing_class is not None else tokenizer
         self.model_init = model_init
         self.model = self._load_model(model) if model is not None else model_init()  # type: ignore[misc]

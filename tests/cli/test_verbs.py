@@ -122,6 +122,11 @@ def test_resume_goes_on_with_the_same_tokens(folder, tmp_path):
     assert state["global_step"] == 20 and state["log_history"][0]["step"] == 1
 
 
+def test_a_device_that_is_not_there_is_refused_before_the_text_is_read(folder, tmp_path):
+    result = run("pretrain", "gpt2", "--train_file", "book.txt", "--device", "cuda", cwd=tmp_path, status=2)
+    assert result.stderr.startswith('llmcore: device "cuda" is not available: ') and result.stderr.count("\n") == 1
+
+
 def test_dry_run_trains_nothing(folder, tmp_path):
     command = ["pretrain", "gpt2", "--train_file", str(folder / "book.txt"), "--dry_run"]
     result = run_json(*command, cwd=tmp_path)
