@@ -86,12 +86,12 @@ class PretrainOptions(CommonOptions):
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
-    from llmcore.machine import find_device
-
     options = parse(PretrainOptions, argv, "pretrain")
     if not options.train_file:
         raise UsageError("pretrain needs text: llmcore pretrain gpt2-mini --train_file book.txt")
     args = options.training.arguments()  # refuses bad settings before the text is read
+    from llmcore.machine import find_device  # here: it loads the core, which --help does not need
+
     find_device("cpu" if args.use_cpu else args.device)
     config = preset_config(options.preset)
     if options.dry_run:
