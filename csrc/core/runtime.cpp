@@ -74,7 +74,8 @@ Isa best_isa() {
         // GFLOP/s), so without tiles plain AVX-512 is faster.
         return may_use_amx() ? Isa::kAmx : Isa::kAvx512;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+        return Isa::kAvx2;
 #endif
     return Isa::kBaseline;
 }
