@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/dtype.h"
 #include "core/runtime.h"
+#include "core/subnormals.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 
@@ -17,6 +18,7 @@ namespace llmcore {
 template <class F>
 auto dispatch_backend(Device, F&& f) {
     FixedThreads fixed;
+    FlushSubnormals flush;
     switch (cpu_isa()) {
 #if defined(__x86_64__)
         case Isa::kAmx:

