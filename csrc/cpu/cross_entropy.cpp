@@ -102,5 +102,6 @@ LLMCORE_INSTANTIATE(cross_entropy_scale, Cpu)
 LLMCORE_INSTANTIATE(cross_entropy_reduce, Cpu)
 LLMCORE_INSTANTIATE(cross_entropy_backward, Cpu, float, float)
 LLMCORE_INSTANTIATE(cross_entropy_backward, Cpu, bf16, bf16)
+LLMCORE_INSTANTIATE(cross_entropy_backward, Cpu, bf16, float)
 
 }  // namespace llmcore

@@ -26,8 +26,8 @@ void cross_entropy_scale(Backend, float* scale, const int32_t* targets, int64_t 
 template <class Backend>
 void cross_entropy_reduce(Backend, float* loss, const float* losses, const float* scale, int64_t N);
 
-// dlogits = ..., for a gradient dloss (1) of the reduced loss. dlogits may be logits if both are float. dloss may be
-// null and is then 1.
+// dlogits = ..., for a gradient dloss (1) of the reduced loss. dlogits may be logits if both are of one type. dloss may
+// be null and is then 1.
 template <class Backend, class Out, class T>
 void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const float* scale, const T* logits,
                             const float* lse, const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,

@@ -106,7 +106,13 @@ struct Pass {
 void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const Tensor& targets,
                 const CrossEntropyOptions& options) {
     int64_t V = weight.size(0), C = weight.size(1), N = targets.numel(), rows = chunk_rows(N, V);
+    bool gradients = pass.dx.defined() || pass.dweight.defined();
     Tensor logits_chunk = float_tensor({std::min(rows, N), V}, x);
+    // The gradients are rounded to the type of the other operands of their two products, as every activation gradient
+    // is; float ones would be multiplied at half the speed. Where that is float, they take the place of the logits.
+    Tensor dlogits_chunk = logits_chunk;
+    if (gradients && x.dtype() != DType::kFloat32)
+        dlogits_chunk = Tensor::empty(logits_chunk.shape(), x.dtype(), x.device());
     dispatch(x, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         float* logits = logits_chunk.data<float>();
@@ -119,15 +125,16 @@ void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const T
             if (pass.losses.defined())
                 cross_entropy_forward(backend, pass.losses.data<float>() + first, lse_n, logits, targets_n, n, V,
                                       options.ignore_index, options.label_smoothing);
-            if (!pass.dx.defined() && !pass.dweight.defined()) continue;
-            cross_entropy_backward(backend, logits, pass.dloss.data<float>(), pass.scale.data<float>(), logits, lse_n,
+            if (!gradients) continue;
+            T* dlogits = dlogits_chunk.data<T>();
+            cross_entropy_backward(backend, dlogits, pass.dloss.data<float>(), pass.scale.data<float>(), logits, lse_n,
                                    targets_n, n, V, options.ignore_index, options.label_smoothing);
             if (pass.dx.defined())
-                multiply(backend, pass.dx.data<T>() + first * C, logits, weight.data<T>(), {1, n, C, V});
+                multiply(backend, pass.dx.data<T>() + first * C, dlogits, weight.data<T>(), {1, n, C, V});
             if (pass.dweight.defined()) {
                 MatmulProblem problem{1, V, C, n, true, false};
                 problem.accumulate = true;
-                multiply(backend, pass.dweight.data<float>(), logits, x_n, problem);
+                multiply(backend, pass.dweight.data<float>(), dlogits, x_n, problem);
             }
         }
     });
