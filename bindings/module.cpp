@@ -18,6 +18,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     });
     m.def("cpu_isa", [] { return name_of(cpu_isa()); });
     m.def("cuda_build", &cuda_build);
+    m.def("cuda_families", [] {  // the families whose ops run on CUDA
+        std::vector<std::string> families;
+        std::string rest = cuda_families();
+        while (!rest.empty()) {
+            families.push_back(rest.substr(0, rest.find(", ")));
+            rest.erase(0, families.back().size() + 2);
+        }
+        return families;
+    });
+    m.def(
+        "synchronize", [](const std::string& device) { synchronize(parse_device(device)); }, py::arg("device"),
+        py::call_guard<py::gil_scoped_release>());
     m.def("check_device", [](const std::string& device) { return name_of(parse_device(device)); });
     m.def("set_num_threads", &set_num_threads);
     m.def("num_threads", &num_threads);

@@ -38,7 +38,7 @@ Tensor copy_integers(const py::array& array, const Shape& shape) {
 
 // float32 and int32 are copied, float64 and the other integers converted; an integer outside int32 is refused.
 Tensor from_numpy(py::array array, std::optional<DType> dtype, const std::string& device) {
-    parse_device(device);
+    Device target = parse_device(device);
     Shape shape(array.shape(), array.shape() + array.ndim());
     char kind = array.dtype().kind();
     LLMCORE_CHECK(kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b', "from_numpy: cannot read an array of ",
@@ -50,11 +50,14 @@ Tensor from_numpy(py::array array, std::optional<DType> dtype, const std::string
     } else {
         tensor = kind == 'u' ? copy_integers<uint64_t>(array, shape) : copy_integers<int64_t>(array, shape);
     }
-    return dtype && *dtype != tensor.dtype() ? cast(tensor, *dtype) : tensor;
+    if (dtype && *dtype != tensor.dtype()) tensor = cast(tensor, *dtype);
+    return tensor.to(target);
 }
 
-// A view: the array keeps the storage alive. NumPy has no bfloat16, so that one becomes a float32 copy.
+// A view of a tensor on the CPU: the array keeps the storage alive. A tensor on another device is copied; NumPy has no
+// bfloat16, so that one becomes a float32 copy.
 py::array to_numpy(const Tensor& tensor) {
+    if (tensor.device() != Device{}) return to_numpy(tensor.to(Device{}));
     if (tensor.dtype() == DType::kBFloat16) return to_numpy(cast(tensor, DType::kFloat32));
     auto* owner = new std::shared_ptr<void>(tensor.storage());
     py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
@@ -62,20 +65,24 @@ py::array to_numpy(const Tensor& tensor) {
     return py::array(type, tensor.shape(), tensor.raw(), base);
 }
 
-// The bits of a bfloat16 tensor, for file formats: a uint16 view that keeps the storage alive.
+// The bits of a bfloat16 tensor, for file formats: a uint16 view that keeps the storage alive; from another device, a
+// copy.
 py::array bf16_bits(const Tensor& tensor) {
     check_dtype("bf16_bits", "tensor", tensor, DType::kBFloat16);
+    if (tensor.device() != Device{}) return bf16_bits(tensor.to(Device{}));
     auto* owner = new std::shared_ptr<void>(tensor.storage());
     py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
     return py::array(py::dtype::of<uint16_t>(), tensor.shape(), tensor.raw(), base);
 }
 
-Tensor from_bf16_bits(const py::array_t<uint16_t, py::array::c_style>& bits) {
-    return copy_array(bits.data(), Shape(bits.shape(), bits.shape() + bits.ndim()), DType::kBFloat16);
+Tensor from_bf16_bits(const py::array_t<uint16_t, py::array::c_style>& bits, const std::string& device) {
+    Device target = parse_device(device);
+    return copy_array(bits.data(), Shape(bits.shape(), bits.shape() + bits.ndim()), DType::kBFloat16).to(target);
 }
 
 py::object item(const Tensor& tensor) {
     LLMCORE_CHECK(tensor.numel() == 1, "item: the tensor must have one element, got shape ", to_string(tensor.shape()));
+    if (tensor.device() != Device{}) return item(tensor.to(Device{}));
     if (tensor.dtype() == DType::kInt32) return py::int_(*tensor.data<int32_t>());
     return py::float_(tensor.dtype() == DType::kFloat32 ? *tensor.data<float>() : to_float(*tensor.data<bf16>()));
 }
@@ -114,6 +121,9 @@ void bind_tensor(py::module_& m) {
         .def("fill_", &fill, py::arg("value"), release)
         .def("cast", &cast, py::arg("dtype"), release)
         .def(
+            "to", [](const Tensor& t, const std::string& device) { return t.to(parse_device(device)); },
+            py::arg("device"), release)
+        .def(
             "clone", [](const Tensor& t) { return cast(t, t.dtype()); }, release)
         .def("__repr__", &describe);
 
@@ -126,11 +136,9 @@ void bind_tensor(py::module_& m) {
     m.def(
         "zeros",
         [](Shape shape, DType dtype, const std::string& device) {
-            Tensor tensor = Tensor::empty(std::move(shape), dtype, parse_device(device));
-            fill(tensor, 0.0);
-            return tensor;
+            return Tensor::zeros(std::move(shape), dtype, parse_device(device));
         },
         py::arg("shape"), py::arg("dtype") = DType::kFloat32, py::arg("device") = "cpu");
-    m.def("from_bf16_bits", &from_bf16_bits, py::arg("bits"));
+    m.def("from_bf16_bits", &from_bf16_bits, py::arg("bits"), py::arg("device") = "cpu");
     m.def("from_numpy", &from_numpy, py::arg("array"), py::arg("dtype") = py::none(), py::arg("device") = "cpu");
 }

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
+import sys
 
 # A shell lets what it starts in the background ignore SIGINT, and children inherit that. Tests send SIGINT to
 # themselves and to their children, so they begin with Python's own handler wherever they run.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def use_core(path: str) -> None:
+    """Puts the compiled core at `path` in the place of the package's own, for this process."""
+    import llmcore
+
+    spec = importlib.util.spec_from_file_location("llmcore._core", path)
+    core = importlib.util.module_from_spec(spec)
+    sys.modules["llmcore._core"] = llmcore._core = core
+    spec.loader.exec_module(core)
+
+
+# A core of another build: one for the emulated GPU, say (CONTRIBUTING.md, "CUDA without a GPU").
+if os.environ.get("LLMCORE_CORE"):
+    use_core(os.environ["LLMCORE_CORE"])

@@ -4,12 +4,23 @@
 // csrc/cpu/matmul.cpp is compiled for them; core/dispatch.h runs all else at AVX-512.
 #pragma once
 
+struct CUstream_st;  // a cudaStream_t points to it
+
 namespace llmcore {
 
 enum class Isa { kBaseline, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 template <Isa isa>
 struct CpuBackend {};
+
+// One device and the stream on which its work is ordered. A launcher chooses its variant and its grid by these numbers
+// and by the problem, by nothing else.
+struct Cuda {
+    CUstream_st* stream;
+    int arch;             // compute capability as one number: 80, 86, 90; less if LLMCORE_ARCH says so
+    int multiprocessors;  // for grids that fill the device once
+    int shared_bytes;     // the most dynamic shared memory that one block may have
+};
 
 }  // namespace llmcore
 

@@ -6,6 +6,7 @@
 #include "core/backend.h"
 #include "core/bf16.h"
 #include "core/check.h"
+#include "core/cuda_device.h"
 #include "core/dtype.h"
 #include "core/runtime.h"
 #include "core/subnormals.h"
@@ -14,9 +15,20 @@
 
 namespace llmcore {
 
-// Calls f(backend). parse_device has refused devices that this build does not have.
+// Calls f(backend). parse_device has refused devices that this build does not have. While the CUDA backend grows, a
+// family may have no kernels there: CMake tells every source of csrc/ops the name of its family (LLMCORE_FAMILY) and
+// whether csrc/cuda has a source of that name (LLMCORE_FAMILY_HAS_CUDA). Only then is its code instantiated for Cuda,
+// and then the linker lists what is missing.
 template <class F>
-auto dispatch_backend(Device, F&& f) {
+auto dispatch_backend(Device device, F&& f) {
+    RunningOn running(device);
+    if (device.type == DeviceType::kCuda) {
+#if LLMCORE_FAMILY_HAS_CUDA
+        return f(cuda::open(device.index));
+#else
+        refuse_cuda(LLMCORE_FAMILY, device);
+#endif
+    }
     FixedThreads fixed;
     FlushSubnormals flush;
     switch (cpu_isa()) {

@@ -1,5 +1,6 @@
 #include "core/runtime.h"
 
+#include <charconv>
 #include <cstdlib>
 
 #if defined(__x86_64__)
@@ -9,17 +10,39 @@
 #endif
 
 #include "core/check.h"
+#include "core/cuda_device.h"
 
 namespace llmcore {
+
+namespace {
+
+std::string why_no_cuda() {
+    if constexpr (kWithCuda) return cuda::why_no_device();
+    return "this llmcore was built without the CUDA backend";
+}
+
+int cuda_devices() {
+    if constexpr (kWithCuda) return cuda::device_count();
+    return 0;
+}
+
+thread_local Device device_of_this_thread;
+
+}  // namespace
 
 Device parse_device(const std::string& name) {
     if (name == "cpu") return {DeviceType::kCpu, 0};
     bool is_cuda = name == "cuda" || (name.rfind("cuda:", 0) == 0 && name.size() > 5 &&
                                       name.find_first_not_of("0123456789", 5) == std::string::npos);
     LLMCORE_CHECK(is_cuda, "device must be \"cpu\", \"cuda\" or \"cuda:<index>\", got \"", name, "\"");
-    throw std::invalid_argument(concat("device \"", name,
-                                       "\" is not available: this llmcore was built without the CUDA backend; use "
-                                       "device=\"cpu\" or device=\"auto\""));
+    const int count = cuda_devices();
+    LLMCORE_CHECK(count > 0, "device \"", name, "\" is not available: ", why_no_cuda(),
+                  "; use device=\"cpu\" or device=\"auto\"");
+    int index = 0;
+    if (name.size() > 5) std::from_chars(name.data() + 5, name.data() + name.size(), index);
+    LLMCORE_CHECK(name.size() < 10 && index < count, "device \"", name,
+                  "\" is not available: the last one is \"cuda:", count - 1, "\"");
+    return {DeviceType::kCuda, index};
 }
 
 std::string name_of(Device device) {
@@ -101,6 +124,33 @@ Isa cpu_isa() {
 
 const char* cuda_build() {
     return LLMCORE_CUDA_BUILD;
+}
+
+const char* cuda_families() {
+    return LLMCORE_CUDA_FAMILIES;
+}
+
+void refuse_cuda(const char* family, Device device) {
+    throw std::invalid_argument(
+        concat(family, " has no CUDA kernels in this version, so its ops do not run on ", name_of(device),
+               "; families with CUDA kernels: ", *cuda_families() ? cuda_families() : "none", "; use device=\"cpu\""));
+}
+
+void synchronize(Device device) {
+    if constexpr (kWithCuda)
+        if (device.type == DeviceType::kCuda) cuda::synchronize(device.index);
+}
+
+Device running_on() {
+    return device_of_this_thread;
+}
+
+RunningOn::RunningOn(Device device) : before_(device_of_this_thread) {
+    device_of_this_thread = device;
+}
+
+RunningOn::~RunningOn() {
+    device_of_this_thread = before_;
 }
 
 }  // namespace llmcore

@@ -25,7 +25,28 @@ std::string name_of(Device device);
 Isa cpu_isa();
 const char* name_of(Isa isa);
 
-// How LLMCORE_CUDA was set when this library was built: "off" until the CUDA backend is built in.
+// How LLMCORE_CUDA was resolved when this library was built: "off", "on" or "emulate".
 const char* cuda_build();
+
+// The families that have CUDA kernels in this build: "layernorm, matmul"; empty where it is "off".
+const char* cuda_families();
+[[noreturn]] void refuse_cuda(const char* family, Device device);  // a family that is not among them
+
+// Waits for all work of the device. Throws what a kernel left behind.
+void synchronize(Device device);
+
+// The device whose memory this thread may touch through Tensor::data(): the CPU, or inside an op's dispatch the op's.
+Device running_on();
+
+class RunningOn {
+  public:
+    explicit RunningOn(Device device);
+    ~RunningOn();
+    RunningOn(const RunningOn&) = delete;
+    RunningOn& operator=(const RunningOn&) = delete;
+
+  private:
+    const Device before_;
+};
 
 }  // namespace llmcore

@@ -1,8 +1,10 @@
 #include "core/tensor.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/allocator.h"
+#include "core/cuda_device.h"
 
 namespace llmcore {
 
@@ -35,6 +37,30 @@ Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
     return tensor;
 }
 
+Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
+    Tensor tensor = empty(std::move(shape), dtype, device);
+    if (device.type == DeviceType::kCpu) {
+        std::memset(tensor.raw(), 0, tensor.nbytes());
+    } else if constexpr (kWithCuda) {
+        cuda::zero(tensor.raw(), tensor.nbytes(), device.index);
+    }
+    return tensor;
+}
+
+Tensor Tensor::to(Device device) const {
+    if (device == device_) return *this;
+    Tensor result = empty(shape_, dtype_, device);
+    copy_elements(result, *this);
+    return result;
+}
+
+void Tensor::check_access(DType dtype) const {
+    LLMCORE_CHECK(dtype_ == dtype, "a tensor of ", name_of(dtype_), " was read as ", name_of(dtype));
+    LLMCORE_CHECK(device_ == running_on(), "expected a tensor on ", name_of(running_on()), ", got one of shape ",
+                  to_string(shape_), " on ", name_of(device_),
+                  ": all tensors of an op must be on one device; Tensor.to(device) copies");
+}
+
 Tensor Tensor::view(Shape shape) const {
     Shape wanted = shape;
     if (auto unknown = std::find(shape.begin(), shape.end(), -1); unknown != shape.end()) {
@@ -58,6 +84,22 @@ Tensor Tensor::narrow(int64_t start, int64_t length) const {
     result.numel_ = length * row;
     result.offset_ += static_cast<size_t>(start * row) * size_of(dtype_);
     return result;
+}
+
+void copy_elements(const Tensor& y, const Tensor& x) {
+    LLMCORE_CHECK(y.shape() == x.shape() && y.dtype() == x.dtype(), "copy: a ", name_of(x.dtype()), " tensor of shape ",
+                  to_string(x.shape()), " does not fit a ", name_of(y.dtype()), " one of ", to_string(y.shape()));
+    const bool to_cpu = y.device().type == DeviceType::kCpu, from_cpu = x.device().type == DeviceType::kCpu;
+    if (to_cpu && from_cpu) {
+        std::memmove(y.raw(), x.raw(), y.nbytes());
+    } else if constexpr (kWithCuda) {
+        if (to_cpu)
+            cuda::copy_to_host(y.raw(), x.raw(), y.nbytes(), x.device().index);
+        else if (from_cpu)
+            cuda::copy_to_device(y.raw(), x.raw(), y.nbytes(), y.device().index);
+        else
+            cuda::copy_between(y.raw(), y.device().index, x.raw(), x.device().index, y.nbytes());
+    }
 }
 
 void check_shape(const char* op, const char* name, const Tensor& tensor, const Shape& shape) {

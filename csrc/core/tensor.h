@@ -23,6 +23,7 @@ class Tensor {
 
     // Uninitialised. Throws std::invalid_argument for a negative size, OutOfMemory if it does not fit.
     static Tensor empty(Shape shape, DType dtype, Device device);
+    static Tensor zeros(Shape shape, DType dtype, Device device);
 
     bool defined() const { return storage_ != nullptr; }
     const Shape& shape() const { return shape_; }
@@ -37,18 +38,24 @@ class Tensor {
     Tensor view(Shape shape) const;                      // same elements, another shape; one size may be -1
     Tensor narrow(int64_t start, int64_t length) const;  // rows [start, start + length) of the first dimension
 
+    // The same elements on that device: this tensor itself if it is there already, else a copy. Waits for both devices.
+    Tensor to(Device device) const;
+
     void* raw() const { return static_cast<char*>(storage_.get()) + offset_; }
 
-    // nullptr when the tensor is not defined, so an optional argument can be passed on as it is.
+    // nullptr when the tensor is not defined, so an optional argument can be passed on as it is. Throws if the elements
+    // are not T, or not on the device for which this thread runs: inside an op's dispatch all tensors are on one
+    // device, and outside only the CPU's can be read.
     template <class T>
     T* data() const {
         if (!defined()) return nullptr;
-        LLMCORE_CHECK(dtype_ == dtype_of<T>(), "a tensor of ", name_of(dtype_), " was read as ",
-                      name_of(dtype_of<T>()));
+        check_access(dtype_of<T>());
         return static_cast<T*>(raw());
     }
 
   private:
+    void check_access(DType dtype) const;
+
     std::shared_ptr<void> storage_;
     size_t offset_ = 0;  // bytes
     Shape shape_;
@@ -61,6 +68,9 @@ class Tensor {
 inline Tensor float_workspace(size_t count, Device device) {
     return Tensor::empty({static_cast<int64_t>(count)}, DType::kFloat32, device);
 }
+
+// Copies the elements of x into y: same shape and dtype, any devices. Waits where the host takes part.
+void copy_elements(const Tensor& y, const Tensor& x);
 
 // Checks of arguments: `op: name must have shape (768), got (512)`.
 void check_shape(const char* op, const char* name, const Tensor& tensor, const Shape& shape);

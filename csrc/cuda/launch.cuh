@@ -2,29 +2,23 @@
 #pragma once
 
 #include <cstddef>
-#include <stdexcept>
-#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
+#include "cuda/api.h"
 #include "cuda/arch/target.cuh"
 #if LLMCORE_EMULATE
+#include "emu/host.h"
 #include "emu/scheduler.h"
 #endif
 
 namespace llmcore {
 
-#if LLMCORE_EMULATE
-using Stream = void*;
-#else
-using Stream = cudaStream_t;
-#endif
-
 struct Launch {
     dim3 grid, block;
     size_t shared_bytes = 0;
-    Stream stream = nullptr;
+    cudaStream_t stream = nullptr;
     unsigned cluster = 1;  // blocks along x
 };
 
@@ -34,18 +28,13 @@ template <class... Parameters, class... Arguments>
 void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
     // Copied once for all threads, like the parameter buffer of a GPU.
     std::tuple<std::decay_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
-    emu::run({shape.grid, shape.block, dim3(shape.cluster), shape.shared_bytes},
-             [&] { std::apply(kernel, parameters); });
+    emu::submit(shape.stream, [shape, kernel, parameters] {
+        emu::run({shape.grid, shape.block, dim3(shape.cluster), shape.shared_bytes},
+                 [&] { std::apply(kernel, parameters); });
+    });
 }
 
 #else
-
-// Throws with the name of what failed, and leaves no error behind for the next call to find.
-inline void check_cuda(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return;
-    (void)cudaGetLastError();
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
 
 template <class... Parameters, class... Arguments>
 void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {

@@ -91,7 +91,7 @@ Tensor reduce(const Tensor& losses, const Tensor& scale) {
 template <class Out, class A, class B, class Backend>
 void multiply(Backend backend, Out* y, const A* a, const B* b, const MatmulProblem& problem) {
     dispatch_product<A, B>(backend, [&](auto level) {
-        Tensor workspace = float_workspace(matmul_workspace(level, problem), Device{});
+        Tensor workspace = float_workspace(matmul_workspace(level, problem), running_on());
         matmul(level, y, a, b, problem, MatmulEpilogue<Out>{}, workspace.data<float>());
     });
 }

@@ -73,6 +73,10 @@ void add_into(const Tensor& y, const Tensor& x) {
 
 void copy_into(const Tensor& y, const Tensor& x) {
     check_shape("copy_", "source", x, y.shape());
+    if (x.device() != y.device()) {
+        copy_elements(y, x.dtype() == y.dtype() ? x : cast(x, y.dtype()));
+        return;
+    }
     check_apart("copy_", y, x);
     dispatch_backend(x.device(), [&](auto backend) {
         with_type(y.dtype(), [&](auto to) {

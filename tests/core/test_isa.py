@@ -88,7 +88,7 @@ def test_a_level_forced_down_gives_the_same_within_rounding():
 
 
 def test_an_unknown_level_is_refused():
-    process = run("from llmcore import _core; _core.zeros((1,))", "sse9")
+    process = run("from llmcore import _core; _core.empty((1,)).fill_(0)", "sse9")
     assert process.returncode != 0
     expected = "ValueError: LLMCORE_ISA must be baseline, avx2, avx512, avx512_bf16 or amx, got sse9"
     assert expected in process.stderr.decode()
@@ -98,7 +98,7 @@ def test_a_level_that_the_processor_has_not_is_refused():
     missing = [level for level in LEVELS if level not in levels_here()]
     if not missing:
         pytest.skip("this processor has every level")
-    process = run("from llmcore import _core; _core.zeros((1,))", missing[0])
+    process = run("from llmcore import _core; _core.empty((1,)).fill_(0)", missing[0])
     assert f"LLMCORE_ISA={missing[0]}: this processor reaches only {best_level()}" in process.stderr.decode()
 
 

@@ -1,0 +1,47 @@
+// What the core asks of the CUDA backend. Implemented by csrc/cuda/runtime.cpp and there only if the backend is built
+// in (kWithCuda): callers stand under `if constexpr (kWithCuda)`. No CUDA header is needed to call it.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "core/backend.h"
+
+namespace llmcore {
+
+inline constexpr bool kWithCuda = LLMCORE_WITH_CUDA;
+
+namespace cuda {
+
+// Usable devices. 0 where there is no driver or no GPU: why_no_device() then tells the reason, as the end of a
+// sentence.
+int device_count();
+std::string why_no_device();
+
+// The device's stream and numbers, with the device made current for the calling thread. Opens it at first use.
+Cuda open(int device);
+
+// Facts about a device, for `llmcore env` and reports.
+struct DeviceFacts {
+    std::string name;
+    int major, minor;  // compute capability
+    int multiprocessors;
+    size_t total_bytes, free_bytes;
+};
+DeviceFacts describe(int device);
+
+// Memory of the device, aligned to 256 bytes; nullptr if it does not fit.
+void* allocate(size_t bytes, int device);
+void release(void* memory, int device);
+
+// In the order of the device's stream. `zero` returns at once; the copies return when the host may touch its side.
+void zero(void* memory, size_t bytes, int device);
+void copy_to_device(void* to, const void* from, size_t bytes, int device);
+void copy_to_host(void* to, const void* from, size_t bytes, int device);
+void copy_between(void* to, int to_device, const void* from, int from_device, size_t bytes);
+
+// Returns when all work of the device's stream is done. Throws what a kernel left behind.
+void synchronize(int device);
+
+}  // namespace cuda
+}  // namespace llmcore

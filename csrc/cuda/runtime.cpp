@@ -1,0 +1,157 @@
+// Devices, their streams and their memory, as core/cuda_device.h asks for them.
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/check.h"
+#include "core/cuda_device.h"
+#include "cuda/api.h"
+
+namespace llmcore::cuda {
+namespace {
+
+constexpr int kLowestArch = 80;
+
+// Asked once: a process does not gain a GPU.
+struct Machine {
+    int devices = 0;
+    std::string why_none;
+
+    Machine() {
+        cudaError_t status = cudaGetDeviceCount(&devices);
+        if (status == cudaSuccess && devices > 0) return;
+        (void)cudaGetLastError();
+        devices = 0;
+        why_none = "no CUDA device was found";
+        if (status != cudaSuccess) why_none = concat(why_none, " (", cudaGetErrorString(status), ")");
+    }
+};
+
+const Machine& machine() {
+    static const Machine* found = new Machine;
+    return *found;
+}
+
+cudaDeviceProp properties_of(int device) {
+    cudaDeviceProp properties;
+    LLMCORE_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    return properties;
+}
+
+// LLMCORE_ARCH=80 runs the portable kernels on a newer device, for tests and comparisons.
+int arch_of(const cudaDeviceProp& properties) {
+    const int arch = properties.major * 10 + properties.minor;
+    LLMCORE_CHECK(arch >= kLowestArch, "device ", properties.name, " has compute capability ", properties.major, ".",
+                  properties.minor, "; llmcore needs 8.0 or newer");
+    const char* wish = std::getenv("LLMCORE_ARCH");
+    if (wish == nullptr || *wish == '\0') return arch;
+    LLMCORE_CHECK(std::strcmp(wish, "80") == 0 || std::strcmp(wish, "90") == 0, "LLMCORE_ARCH must be 80 or 90, got ",
+                  wish);
+    const int wanted = std::atoi(wish);
+    LLMCORE_CHECK(wanted <= arch, "LLMCORE_ARCH=", wish, ": device ", properties.name, " reaches only ", arch);
+    return wanted;
+}
+
+Cuda open_device(int device) {
+    cudaDeviceProp properties = properties_of(device);
+    Cuda backend{};
+    backend.arch = arch_of(properties);
+    backend.multiprocessors = properties.multiProcessorCount;
+    backend.shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
+    LLMCORE_CUDA_CHECK(cudaStreamCreateWithFlags(&backend.stream, cudaStreamNonBlocking));
+    return backend;
+}
+
+void wait_for(cudaStream_t stream) {
+    LLMCORE_CUDA_CHECK(cudaStreamSynchronize(stream));
+}
+
+}  // namespace
+
+int device_count() {
+    return machine().devices;
+}
+
+std::string why_no_device() {
+    return machine().why_none;
+}
+
+// Streams live as long as the process: tensors may be freed while the interpreter shuts down.
+Cuda open(int device) {
+    static auto* lock = new std::mutex;
+    static auto* opened = new std::vector<std::unique_ptr<Cuda>>(static_cast<size_t>(device_count()));
+    LLMCORE_CUDA_CHECK(cudaSetDevice(device));
+    std::lock_guard guard(*lock);
+    std::unique_ptr<Cuda>& slot = opened->at(static_cast<size_t>(device));
+    if (slot == nullptr) slot = std::make_unique<Cuda>(open_device(device));
+    return *slot;
+}
+
+DeviceFacts describe(int device) {
+    open(device);
+    cudaDeviceProp properties = properties_of(device);
+    DeviceFacts facts;
+    facts.name = properties.name;
+    facts.major = properties.major;
+    facts.minor = properties.minor;
+    facts.multiprocessors = properties.multiProcessorCount;
+    LLMCORE_CUDA_CHECK(cudaMemGetInfo(&facts.free_bytes, &facts.total_bytes));
+    return facts;
+}
+
+void* allocate(size_t bytes, int device) {
+    open(device);
+    void* memory = nullptr;
+    cudaError_t status = cudaMalloc(&memory, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        return nullptr;
+    }
+    check_cuda(status, "cudaMalloc");
+    return memory;
+}
+
+// Called by destructors, so it reports nothing: what a kernel left behind, the next call that can throw will.
+void release(void* memory, int device) {
+    int before = 0;
+    (void)cudaGetDevice(&before);
+    (void)cudaSetDevice(device);
+    (void)cudaFree(memory);
+    (void)cudaSetDevice(before);
+}
+
+void zero(void* memory, size_t bytes, int device) {
+    LLMCORE_CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, open(device).stream));
+}
+
+void copy_to_device(void* to, const void* from, size_t bytes, int device) {
+    cudaStream_t stream = open(device).stream;
+    LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
+    wait_for(stream);
+}
+
+void copy_to_host(void* to, const void* from, size_t bytes, int device) {
+    cudaStream_t stream = open(device).stream;
+    LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
+    wait_for(stream);
+}
+
+void copy_between(void* to, int to_device, const void* from, int from_device, size_t bytes) {
+    if (to_device == from_device) {
+        cudaStream_t stream = open(to_device).stream;
+        LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
+        return;
+    }
+    wait_for(open(from_device).stream);
+    cudaStream_t stream = open(to_device).stream;
+    LLMCORE_CUDA_CHECK(cudaMemcpyPeerAsync(to, to_device, from, from_device, bytes, stream));
+    wait_for(stream);
+}
+
+void synchronize(int device) {
+    wait_for(open(device).stream);
+}
+
+}  // namespace llmcore::cuda

@@ -1,0 +1,168 @@
+// Devices and errors of the host runtime.
+#include <cstdlib>
+#include <cstring>
+
+#include "emu/error.h"
+#include "emu/host.h"
+#include "emu/host_state.h"
+
+namespace llmcore::emu {
+namespace {
+
+thread_local int current_device = 0;
+thread_local cudaError_t last_error = cudaSuccess;
+
+std::vector<cudaDeviceProp> devices_of_the_environment() {
+    const char* names = std::getenv("LLMCORE_EMULATED_DEVICES");
+    if (names == nullptr || *names == '\0') return {pretend_h100()};
+    std::vector<cudaDeviceProp> found;
+    std::string rest = names;
+    if (rest == "none") return found;
+    while (!rest.empty()) {
+        std::string name = rest.substr(0, rest.find(','));
+        rest.erase(0, name.size() + 1);
+        if (name != "h100" && name != "a100")
+            throw Error("device", "LLMCORE_EMULATED_DEVICES holds h100 and a100, or is none; got " + name);
+        found.push_back(name == "h100" ? pretend_h100() : pretend_a100());
+    }
+    return found;
+}
+
+std::vector<cudaDeviceProp>& device_list() {
+    static std::vector<cudaDeviceProp> list = devices_of_the_environment();
+    return list;
+}
+
+}  // namespace
+
+cudaDeviceProp pretend_h100() {
+    cudaDeviceProp p{};
+    std::strcpy(p.name, "Emulated H100");
+    p.totalGlobalMem = size_t{80} << 30;
+    p.sharedMemPerMultiprocessor = 228 * 1024;
+    p.sharedMemPerBlockOptin = 227 * 1024;
+    p.major = 9;
+    p.multiProcessorCount = 132;
+    p.maxThreadsPerMultiProcessor = 2048;
+    p.maxBlocksPerMultiProcessor = 32;
+    p.regsPerMultiprocessor = 65536;
+    p.l2CacheSize = 50 << 20;
+    return p;
+}
+
+cudaDeviceProp pretend_a100() {
+    cudaDeviceProp p = pretend_h100();
+    std::strcpy(p.name, "Emulated A100");
+    p.sharedMemPerMultiprocessor = 164 * 1024;
+    p.sharedMemPerBlockOptin = 163 * 1024;
+    p.major = 8;
+    p.multiProcessorCount = 108;
+    p.l2CacheSize = 40 << 20;
+    return p;
+}
+
+void set_devices(std::vector<cudaDeviceProp> devices) {
+    std::lock_guard lock(machine_lock());
+    device_list() = std::move(devices);
+}
+
+const std::vector<cudaDeviceProp>& devices() {
+    return device_list();
+}
+
+std::recursive_mutex& machine_lock() {
+    static auto* lock = new std::recursive_mutex;
+    return *lock;
+}
+
+cudaError_t report(cudaError_t error) {
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
+int device_of_thread() {
+    return current_device;
+}
+
+}  // namespace llmcore::emu
+
+using namespace llmcore::emu;
+
+const char* cudaGetErrorName(cudaError_t error) {
+    switch (error) {
+        case cudaSuccess:
+            return "cudaSuccess";
+        case cudaErrorInvalidValue:
+            return "cudaErrorInvalidValue";
+        case cudaErrorMemoryAllocation:
+            return "cudaErrorMemoryAllocation";
+        case cudaErrorNoDevice:
+            return "cudaErrorNoDevice";
+        case cudaErrorInvalidDevice:
+            return "cudaErrorInvalidDevice";
+        case cudaErrorInvalidResourceHandle:
+            return "cudaErrorInvalidResourceHandle";
+        case cudaErrorStreamCaptureUnsupported:
+            return "cudaErrorStreamCaptureUnsupported";
+        case cudaErrorStreamCaptureInvalidated:
+            return "cudaErrorStreamCaptureInvalidated";
+        case cudaErrorIllegalState:
+            return "cudaErrorIllegalState";
+    }
+    return "unrecognized error code";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+    switch (error) {
+        case cudaErrorInvalidValue:
+            return "invalid argument";
+        case cudaErrorMemoryAllocation:
+            return "out of memory";
+        case cudaErrorNoDevice:
+            return "no CUDA-capable device is detected";
+        case cudaErrorInvalidDevice:
+            return "invalid device ordinal";
+        case cudaErrorInvalidResourceHandle:
+            return "invalid resource handle";
+        case cudaErrorStreamCaptureUnsupported:
+            return "operation not permitted when stream is capturing";
+        default:
+            return cudaGetErrorName(error);
+    }
+}
+
+cudaError_t cudaGetLastError() {
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaPeekAtLastError() {
+    return last_error;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+    *count = static_cast<int>(devices().size());
+    return report(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
+}
+
+cudaError_t cudaGetDevice(int* device) {
+    *device = device_of_thread();
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    if (device < 0 || device >= static_cast<int>(devices().size())) return report(cudaErrorInvalidDevice);
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+    if (device < 0 || device >= static_cast<int>(devices().size())) return report(cudaErrorInvalidDevice);
+    *properties = devices()[static_cast<size_t>(device)];
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() {
+    return cudaSuccess;
+}
