@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "emu/error.h"
@@ -17,6 +18,7 @@ struct CpAsync {
 
 struct CpAsyncState {  // of a thread
     std::vector<CpAsync> pending;
+    std::vector<std::shared_ptr<std::vector<CpAsync>>> promised;  // for which an mbarrier waits
     int group = 0;
 };
 
@@ -25,5 +27,8 @@ struct CpAsyncState {  // of a thread
 void cp_async(uint32_t destination, const void* source, int bytes, int source_bytes, Location where);
 void cp_async_commit();
 void cp_async_wait(int groups_left);
+void cp_async_wait_all();
+// An arrival on an mbarrier when all copies so far have landed.
+void cp_async_arrive(uint32_t barrier, Location where);
 
 }  // namespace llmcore::emu

@@ -8,6 +8,7 @@
 #include "emu/barrier.h"
 #include "emu/cuda_types.h"
 #include "emu/error.h"
+#include "emu/global_memory.h"
 #include "emu/warp.h"
 
 #define __global__
@@ -71,31 +72,50 @@ inline int __all_sync(uint32_t mask, int predicate, LLMCORE_HERE) {
     return llmcore::emu::ballot(mask, predicate == 0, where) == 0;
 }
 
-// One operating system thread runs everything: a plain read-modify-write is atomic. Out of the race detector's sight,
-// because atomics do not race with each other.
+// One operating system thread runs everything: a plain read-modify-write is atomic. Compiled without instrumentation;
+// the race detector is told that it is an atomic.
 #define LLMCORE_ATOMIC \
     template <class T> \
     __attribute__((no_sanitize("thread"), noinline)) T
-LLMCORE_ATOMIC atomicAdd(T* address, T value) {
+LLMCORE_ATOMIC atomicAdd(T* address, T value, LLMCORE_HERE) {
+    llmcore::emu::atomic_access(address, sizeof(T), where);
     T old = *address;
     *address = old + value;
     return old;
 }
 
-LLMCORE_ATOMIC atomicMax(T* address, T value) {
+LLMCORE_ATOMIC atomicMax(T* address, T value, LLMCORE_HERE) {
+    llmcore::emu::atomic_access(address, sizeof(T), where);
     T old = *address;
     if (value > old) *address = value;
     return old;
 }
 
-LLMCORE_ATOMIC atomicInc(T* address, T limit) {
+LLMCORE_ATOMIC atomicInc(T* address, T limit, LLMCORE_HERE) {
+    llmcore::emu::atomic_access(address, sizeof(T), where);
     T old = *address;
     *address = old >= limit ? 0 : old + 1;
     return old;
 }
+
+LLMCORE_ATOMIC atomicExch(T* address, T value, LLMCORE_HERE) {
+    llmcore::emu::atomic_access(address, sizeof(T), where);
+    T old = *address;
+    *address = value;
+    return old;
+}
+
+LLMCORE_ATOMIC atomicCAS(T* address, T expected, T value, LLMCORE_HERE) {
+    llmcore::emu::atomic_access(address, sizeof(T), where);
+    T old = *address;
+    if (old == expected) *address = value;
+    return old;
+}
 #undef LLMCORE_ATOMIC
 
-inline void __threadfence() {}
+inline void __threadfence() {
+    llmcore::emu::thread_fence();
+}
 
 template <class T>
 T __ldg(const T* pointer) {

@@ -11,6 +11,7 @@ namespace {
 
 std::string reason(const Thread& thread) {
     std::ostringstream text;
+    if (!thread.waiting) return "ready to run";
     text << thread.wait_name << " at " << place(thread.wait_location);
     if (thread.wait_detail) text << " {" << thread.wait_detail() << "}";
     const uint3& block = thread.block->index;

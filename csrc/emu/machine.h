@@ -11,6 +11,8 @@
 
 #include "emu/barrier.h"
 #include "emu/clock.h"
+#include "emu/cluster_memory.h"
+#include "emu/conflicts.h"
 #include "emu/cp_async.h"
 #include "emu/cuda_types.h"
 #include "emu/error.h"
@@ -45,7 +47,8 @@ struct Thread {
     BulkState bulk;
     WgmmaState wgmma;
     Clock clock;
-    uint64_t cluster_phase = 0;  // of the cluster barrier, when it arrived
+    std::unique_ptr<Clock> fence, unfenced;  // at the last __threadfence; what relaxed atomics saw since
+    uint64_t cluster_phase = 0;              // of the cluster barrier, when it arrived
 
     unsigned lane() const { return number % 32; }
     unsigned warp() const { return number / 32; }
@@ -65,6 +68,8 @@ struct Block {
     SharedMemory shared;
     std::unordered_map<uint32_t, MBarrier> mbarriers;
     Shadow shadow;
+    Lifetime lifetime;
+    WarpAccesses accesses;  // for bank conflicts
 };
 
 struct Cluster {
@@ -80,11 +85,16 @@ struct Resident {
     std::deque<Thread*> ready;
     std::deque<std::function<void()>> effects;  // asynchronous, issued but not yet landed
     size_t alive = 0;
+    size_t idle_spins = 0;  // loads in waiting loops since anything else happened
     dim3 block_dim, grid_dim;
 
-    // Actors after the threads: the TMA engine, then each block's warpgroups.
-    unsigned actors = 0, tma_actor = 0, warpgroups = 0;
+    // Actors after the threads: the TMA engine between memories, its writes to global memory, each block's warpgroups.
+    unsigned actors = 0, tma_actor = 0, global_writer = 0, warpgroups = 0;
     uint32_t async_ticks = 0;
+    uint32_t residence = 0;  // number of these blocks' time together, for the race detector
+
+    bool is_engine(unsigned actor) const { return actor >= tma_actor; }
+    std::string name_of_actor(unsigned actor) const;
 
     const std::function<void()>* kernel = nullptr;
     Fiber main;

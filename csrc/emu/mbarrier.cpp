@@ -55,9 +55,30 @@ void mbarrier_init(uint32_t address, uint32_t count, Location where) {
     std::memcpy(block.shared.at(address, 8, where), &word, sizeof word);
     MBarrier& b = block.mbarriers[address] = MBarrier{};
     b.expected = b.pending = count;
+    b.initialiser = &self();
     if (!race_detection()) return;
     b.next.start(resident().actors);
     b.done.start(resident().actors);
+}
+
+void fence_mbarrier_init() {
+    for (auto& [address, b] : self().block->mbarriers)
+        if (b.initialiser == &self()) b.known_to_copies = b.known_to_cluster = true;
+}
+
+void fence_proxy_async() {
+    for (auto& [address, b] : self().block->mbarriers)
+        if (b.initialiser == &self()) b.known_to_copies = true;
+    if (race_detection()) self().clock.fenced = self().clock.seen;
+}
+
+void check_fenced(Block& block, uint32_t address, bool from_another_block, Location where) {
+    const MBarrier& b = mbarrier_at(block, address, where);
+    if (from_another_block ? !b.known_to_cluster : !b.known_to_copies)
+        fail("mbarrier",
+             std::string("used by ") + (from_another_block ? "another block" : "a bulk copy") +
+                 " without fence.mbarrier_init by the thread that initialised it",
+             where);
 }
 
 void mbarrier_invalidate(uint32_t address, Location where) {
@@ -66,7 +87,10 @@ void mbarrier_invalidate(uint32_t address, Location where) {
 }
 
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, Location where) {
-    MBarrier& b = mbarrier_at(block_of(address, *self().block), address, where);
+    Block& block = block_of(address, *self().block);
+    check_alive(block, where);
+    if (&block != self().block) check_fenced(block, address, true, where);
+    MBarrier& b = mbarrier_at(block, address, where);
     if (count > b.pending) fail("mbarrier", "more arrivals than the barrier expects in this phase", where);
     add_bytes(b, expect_bytes, where);
     release(self(), b.next);
@@ -99,6 +123,14 @@ void mbarrier_complete_bytes(Block& block, uint32_t address, int64_t bytes, cons
     MBarrier& b = mbarrier_at(block, address, where);
     if (race_detection()) b.next.join(knows);
     add_bytes(b, -bytes, where);
+    complete_phase_if_due(b);
+}
+
+void mbarrier_complete_arrival(Block& block, uint32_t address, const Clock& knows, Location where) {
+    MBarrier& b = mbarrier_at(block, address, where);
+    if (!b.pending) fail("mbarrier", "more arrivals than the barrier expects in this phase", where);
+    if (race_detection()) b.next.join(knows);
+    --b.pending;
     complete_phase_if_due(b);
 }
 

@@ -18,7 +18,8 @@ struct Policy {
     Landing math = Landing::kLate;    // wgmma
     uint64_t seed = 1;
     bool all_resident = false;  // all blocks at once, for grid-wide protocols; otherwise one cluster after another
-    uint64_t switch_limit = 2'000'000'000;  // watchdog: a spin loop that yields never deadlocks, but ends here
+    bool count_bank_conflicts = false;    // of ordinary accesses, in the race build; slow
+    uint64_t switch_limit = 500'000'000;  // watchdog: a spin loop that yields never deadlocks, but ends here
 };
 
 // Properties of the launches since the last reset, which tests may assert on.
@@ -28,7 +29,8 @@ struct Statistics {
     uint64_t barriers = 0;
     uint64_t matrix_instructions = 0;  // mma.sync and wgmma
     uint64_t bulk_copies = 0;
-    uint64_t bank_conflicts = 0;  // wavefronts of ldmatrix and stmatrix beyond the first
+    uint64_t bank_conflicts = 0;         // wavefronts of ldmatrix and stmatrix beyond the first
+    uint64_t shared_bank_conflicts = 0;  // of ordinary accesses, see policy().count_bank_conflicts
 };
 
 Policy& policy();

@@ -1,5 +1,5 @@
 // The race detector (vector clocks in the manner of FastTrack: Flanagan, Freund 2009, doi:10.1145/1542476.1542490) over
-// shared memory, with a check of proxy fences, and a check of stores by two blocks to one global address.
+// shared memory, with a check of proxy fences; global_race.h does the same over global memory.
 //
 // It borrows the compiler's instrumentation: kernels compiled with -fsanitize=thread call __tsan_read4 and the like for
 // every access, and race_hooks.cpp answers instead of ThreadSanitizer's own library. Elsewhere all of this is off.
@@ -22,6 +22,7 @@ struct Access {
     int actor = -1;
     uint32_t tick = 0;
     bool async = false;  // through the async proxy: TMA and wgmma
+    bool atomic = false;
     Location where;
 };
 struct ShadowCell {
@@ -38,7 +39,7 @@ struct Actor {
     bool async;
 };
 
-enum class AccessKind { kRead, kWrite };
+enum class AccessKind { kRead, kWrite, kAtomicRead, kAtomicWrite };  // atomics do not race with each other
 
 bool race_detection();
 void enable_race_detection();
@@ -46,12 +47,9 @@ void enable_race_detection();
 void record(Block& block, uint32_t address, size_t bytes, AccessKind kind, const Actor& actor, Location where);
 void record(Thread& thread, uint32_t address, size_t bytes, AccessKind kind, Location where);  // an ordinary access
 void record_pointer(const void* pointer, size_t bytes, AccessKind kind, Location where);       // by the running thread
-void record_global_store(const void* pointer, size_t bytes, unsigned cluster, Location where);
-void forget_global_stores();
 
 // Synchronisation: a thread gives what it knows to a clock, or takes it over.
 void release(Thread& thread, Clock& to);
 void acquire(Thread& thread, const Clock& from);
-void fence_proxy_async();  // what the running thread knows of is from now on visible to the async proxy
 
 }  // namespace llmcore::emu

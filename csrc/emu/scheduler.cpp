@@ -1,9 +1,11 @@
 #include "emu/scheduler.h"
 
 #include <algorithm>
+#include <sstream>
 #include <vector>
 
 #include "emu/cuda_language.h"
+#include "emu/global_race.h"
 #include "emu/machine.h"
 #include "emu/policy.h"
 
@@ -38,6 +40,7 @@ void land_one_effect() {
     if (policy().copies == Landing::kMixed) std::swap(effects.front(), effects[draw() % effects.size()]);
     auto effect = std::move(effects.front());
     effects.pop_front();
+    made_progress();
     struct Outside {  // whatever goes wrong in an effect is nobody's running line
         Thread* thread = current;
         Outside() { current = nullptr; }
@@ -50,7 +53,9 @@ Thread* pick() {
     if (switches_left-- == 0) fail("watchdog", "more switches than policy().switch_limit", {"launch", 0, 0});
     auto& ready = running->ready;
     bool mixed = policy().copies == Landing::kMixed;
-    while (!running->effects.empty() && (ready.empty() || (mixed && draw() % 8 == 0))) land_one_effect();
+    // Loops that wait would keep late effects from landing for ever.
+    auto stuck = [&] { return ready.empty() || running->idle_spins > 2 * ready.size(); };
+    while (!running->effects.empty() && (stuck() || (mixed && draw() % 8 == 0))) land_one_effect();
     if (ready.empty()) return nullptr;
     if (policy().order == Order::kRandom) std::swap(ready.front(), ready[draw() % ready.size()]);
     Thread* thread = ready.front();
@@ -60,9 +65,12 @@ Thread* pick() {
 
 void run_kernel(Thread& thread) {
     try {
+        ++thread.block->lifetime.started;
         (*running->kernel)();
         check_wgmma_at_exit(thread);
         check_bulk_at_exit(thread);
+        note_exit(thread);
+        made_progress();
         thread.done = true;
         --running->alive;
     } catch (Error& error) {
@@ -94,6 +102,10 @@ unsigned count(dim3 d) {
     return d.x * d.y * d.z;
 }
 
+bool everybody(const LaunchShape& s) {
+    return s.all_resident || policy().all_resident;
+}
+
 void check(const LaunchShape& s) {
     auto refuse = [](const std::string& message) { throw Error("launch", message); };
     if (running) refuse("launch inside a launch");
@@ -102,6 +114,8 @@ void check(const LaunchShape& s) {
     if (s.grid.x % s.cluster.x || s.grid.y % s.cluster.y || s.grid.z % s.cluster.z)
         refuse("the grid is not a multiple of the cluster");
     if (count(s.cluster) > 16) refuse("a cluster has at most 16 blocks");
+    if (race_detection() && everybody(s) && size_t(count(s.grid)) * count(s.block) > 8192)
+        refuse("the race detector runs at most 8192 threads at once: fewer blocks, or not all of them resident");
     if (s.shared_bytes > kMaxSharedBytes) refuse("more than 227 KiB of shared memory");
 }
 
@@ -138,6 +152,7 @@ void add_block(Resident& r, Cluster& cluster, const LaunchShape& s, uint3 index,
         if (race_detection()) {
             thread.clock.start(r.actors);
             thread.clock.seen[thread.actor] = 1;
+            thread.clock.kernels = kernels_known_at_start();
         }
         if (policy().order == Order::kReverse)
             r.ready.push_front(&thread);
@@ -171,7 +186,9 @@ void run_resident(const LaunchShape& s, const std::function<void()>& kernel, con
     r.alive = r.threads.size();
     r.warpgroups = (count(s.block) + 127) / 128;
     r.tma_actor = static_cast<unsigned>(r.alive);
-    r.actors = r.tma_actor + 1 + static_cast<unsigned>(blocks) * r.warpgroups;
+    r.global_writer = r.tma_actor + 1;
+    r.actors = r.global_writer + 1 + static_cast<unsigned>(blocks) * r.warpgroups;
+    r.residence = begin_residence();
     for (size_t i = 0; i < clusters; ++i) add_cluster(r, s, numbers[i]);
 
     struct Running {  // whatever happens, nobody runs afterwards
@@ -185,6 +202,9 @@ void run_resident(const LaunchShape& s, const std::function<void()>& kernel, con
     }
     if (r.error) throw *r.error;
     check_registers_at_end();
+    for (Thread& thread : r.threads) write_pending_stores(thread);
+    for (const auto& cluster : r.clusters)
+        for (const auto& block : cluster->blocks) count_conflicts(*block);
     if (!r.effects.empty()) throw Error("tma", "the block exits with a bulk load in flight");
 }
 
@@ -238,6 +258,7 @@ void wait(const char* name, Location where, std::function<std::string()> detail)
 
 void wake(Thread& thread) {
     thread.waiting = false;
+    made_progress();
     running->ready.push_back(&thread);
 }
 
@@ -246,6 +267,24 @@ void yield() {
     running->ready.push_back(&thread);
     Thread* next = pick();
     if (next != &thread) switch_to(&thread, next);
+}
+
+void spin(const void* address, Location where) {
+    // In order each of the others has had its turn after as many spins as there are threads; by lot it takes longer.
+    if (running->effects.empty() && ++running->idle_spins > 1000 + 64 * running->ready.size()) {
+        std::ostringstream text;
+        text << "nothing can change the word at " << address << " that this loop waits for";
+        if (running->threads.size() < size_t(count(running->grid_dim)) * count(running->block_dim))
+            text << "; only one cluster runs at a time unless the launch asks for all blocks to be resident";
+        text << "; " << deadlock_report();
+        fail("deadlock", text.str(), where);
+    }
+    if (!running->effects.empty()) ++running->idle_spins;
+    yield();
+}
+
+void made_progress() {
+    running->idle_spins = 0;
 }
 
 void stop(const Error& error) {
@@ -264,9 +303,9 @@ void run(const LaunchShape& shape, const std::function<void()>& kernel) {
     check(shape);
     random_state = 88172645463325252ull ^ (policy().seed * 0x9e3779b97f4a7c15ull);
     switches_left = policy().switch_limit;
-    forget_global_stores();
+    begin_kernel(shape.overlaps_previous);
     std::vector<unsigned> order = cluster_order(count(shape.grid) / count(shape.cluster));
-    if (policy().all_resident) return run_resident(shape, kernel, order.data(), order.size());
+    if (everybody(shape)) return run_resident(shape, kernel, order.data(), order.size());
     for (const unsigned& number : order) run_resident(shape, kernel, &number, 1);
 }
 

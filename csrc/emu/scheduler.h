@@ -12,6 +12,8 @@ namespace llmcore::emu {
 struct LaunchShape {
     dim3 grid, block, cluster;
     size_t shared_bytes = 0;
+    bool all_resident = false;       // all blocks at once, as a cooperative launch promises
+    bool overlaps_previous = false;  // starts before the kernel ahead has ended (griddepcontrol)
 };
 
 // Runs kernel() once per thread of the grid. Throws Error for misuse, races and deadlocks.
@@ -23,6 +25,10 @@ struct Thread;
 void wait(const char* name, Location where, std::function<std::string()> detail = {});
 void wake(Thread& thread);
 void yield();  // the others first
+// A yield of a loop that waits for the word at `address`. When all that can run are such loops, and nothing is left
+// that could end them, it is a deadlock.
+void spin(const void* address, Location where);
+void made_progress();  // something that may end such a loop has happened
 
 // Ends the launch with this error from a place through which nothing may be thrown: the running thread never goes on.
 [[noreturn]] void stop(const Error& error);

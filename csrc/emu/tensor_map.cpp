@@ -49,12 +49,18 @@ CUtensorMap encode_tensor_map(TensorType type, int rank, void* base, const uint6
     return result;
 }
 
-TensorMap decode_tensor_map(const CUtensorMap* pointer, int rank, Location where) {
+void check_tensor_map(const CUtensorMap* pointer, Location where) {
     if (reinterpret_cast<uintptr_t>(pointer) % 64)
         fail("align", "a tensor map's address is not a multiple of 64", where);
+    uint32_t magic;
+    std::memcpy(&magic, pointer, sizeof magic);
+    if (magic != kMagic) fail("tma", "this is not a tensor map", where);
+}
+
+TensorMap decode_tensor_map(const CUtensorMap* pointer, int rank, Location where) {
+    check_tensor_map(pointer, where);
     TensorMap map;
     std::memcpy(&map, pointer, sizeof map);
-    if (map.magic != kMagic) fail("tma", "this is not a tensor map", where);
     if (map.rank != rank)
         fail("tma", "the map has rank " + std::to_string(map.rank) + ", the instruction " + std::to_string(rank),
              where);

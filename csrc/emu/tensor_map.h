@@ -30,6 +30,7 @@ struct TensorMap {
     uint16_t box[5];
 };
 
+void check_tensor_map(const CUtensorMap* map, Location where);  // a map of any rank
 TensorMap decode_tensor_map(const CUtensorMap* map, int rank, Location where);
 
 // Swizzling XORs the number of a 16-byte chunk with the 128-byte line's: address bits 4 to 6 with bits 7 to 9, as many

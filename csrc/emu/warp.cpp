@@ -105,26 +105,26 @@ void sync_warp(uint32_t mask, Location where) {
         where);
 }
 
-uint32_t reduce_bits(uint32_t mask, uint32_t value, char operation, Location where) {
+uint32_t reduce_bits(uint32_t mask, uint32_t value, char operation, bool is_signed, Location where) {
     struct Argument {
         uint32_t value;
         char operation;
-    } argument{value, operation};
+        bool is_signed;
+    } argument{value, operation, is_signed};
     collective(
         mask, "redux", &argument,
         [](void** arguments, uint32_t lanes) {
             bool first = true;
             uint32_t result = 0;
             for_lanes(lanes, [&](unsigned l) {
-                auto [v, op] = *static_cast<Argument*>(arguments[l]);
+                auto [v, op, as_signed] = *static_cast<Argument*>(arguments[l]);
+                bool less = as_signed ? int32_t(v) < int32_t(result) : v < result;
                 if (first)
                     result = v;
                 else if (op == '+')
                     result += v;
-                else if (op == '<')
-                    result = std::min(result, v);
-                else if (op == '>')
-                    result = std::max(result, v);
+                else if (op == '<' || op == '>')
+                    result = less == (op == '<') ? v : result;
                 else if (op == '&')
                     result &= v;
                 else if (op == '|')
@@ -140,8 +140,19 @@ uint32_t reduce_bits(uint32_t mask, uint32_t value, char operation, Location whe
 }
 
 bool elect_one(uint32_t mask, Location where) {
-    uint32_t present = ballot(mask, true, where);
-    return current_lane() == static_cast<unsigned>(__builtin_ctz(present));
+    uint32_t present = mask;
+    collective(
+        mask, "elect", &present,
+        [](void** arguments, uint32_t lanes) {
+            for_lanes(lanes, [&](unsigned l) { *static_cast<uint32_t*>(arguments[l]) = lanes; });
+        },
+        where);
+    unsigned first = unsigned(__builtin_ctz(present)), last = 31 - unsigned(__builtin_clz(present));
+    if (policy().order == Order::kForward) return current_lane() == first;
+    if (policy().order == Order::kReverse) return current_lane() == last;
+    unsigned lane = (present * 0x9e3779b9u >> 16) + unsigned(policy().seed);
+    while (!(present >> lane % 32 & 1)) ++lane;
+    return current_lane() == lane % 32;
 }
 
 }  // namespace llmcore::emu

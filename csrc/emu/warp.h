@@ -28,9 +28,10 @@ unsigned current_lane();
 uint64_t shuffle_bits(uint32_t mask, uint64_t bits, unsigned source, Location where);
 uint32_t ballot(uint32_t mask, bool predicate, Location where);
 void sync_warp(uint32_t mask, Location where);
-// redux.sync: '+', '<' (min) and '>' (max) of unsigned numbers, '&', '|', '^'.
-uint32_t reduce_bits(uint32_t mask, uint32_t value, char operation, Location where);
-bool elect_one(uint32_t mask, Location where);  // elect.sync: true in the mask's first lane
+// redux.sync: '+', '<' (min), '>' (max), '&', '|', '^'; is_signed is for min and max.
+uint32_t reduce_bits(uint32_t mask, uint32_t value, char operation, bool is_signed, Location where);
+// elect.sync: true in one lane of the mask, the same for the same mask; the order of threads decides which.
+bool elect_one(uint32_t mask, Location where);
 
 template <class T>
 T shuffle(uint32_t mask, T value, unsigned source, Location where) {

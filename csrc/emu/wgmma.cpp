@@ -4,6 +4,7 @@
 #include <climits>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "emu/machine.h"
 #include "emu/matrix.h"
@@ -22,7 +23,7 @@ Warpgroup& warpgroup_of(const Thread& thread) {
 
 unsigned actor_of(const Thread& thread) {
     const Resident& r = resident();
-    return r.tma_actor + 1 + thread.block->ordinal * r.warpgroups + thread.number / 128;
+    return r.global_writer + 1 + thread.block->ordinal * r.warpgroups + thread.number / 128;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -31,14 +32,20 @@ unsigned actor_of(const Thread& thread) {
 // The fields of a descriptor (PTX ISA, "Matrix Descriptor Format").
 struct Descriptor {
     uint32_t start, leading, stride, base_offset;
-    uint32_t swizzle_mask, row_bytes;  // of the swizzle pattern: 7 and 128, 3 and 64, 1 and 32
+    uint32_t swizzle_mask, row_bytes;  // of the swizzle pattern: 7 and 128, 3 and 64, 1 and 32, 0 and 16
+
+    bool swizzled() const { return swizzle_mask != 0; }
 };
 
 Descriptor decode(uint64_t bits, Location where) {
     auto field = [&](int from) { return uint32_t(bits >> from & 0x3fff) << 4; };
     Descriptor d{field(0), field(16), field(32), uint32_t(bits >> 49 & 7), 0, 0};
     uint32_t mode = uint32_t(bits >> 62);
-    if (mode == 0) fail("wgmma", "operands without a swizzle are not emulated", where);
+    if (mode == 0) {
+        if (d.base_offset) fail("wgmma", "a descriptor without a swizzle has a base offset", where);
+        d.row_bytes = 16;
+        return d;
+    }
     d.row_bytes = mode == 1 ? 128 : mode == 2 ? 64 : 32;
     d.swizzle_mask = d.row_bytes / 16 - 1;
     if ((d.start >> 7 & d.swizzle_mask) != d.base_offset)
@@ -59,17 +66,19 @@ const uint16_t* chunk(const WgmmaOperation& op, const Descriptor& d, uint32_t ad
 void read_operand(const WgmmaOperation& op, uint64_t bits, bool transposed, int rows, float (*out)[256]) {
     Descriptor d = decode(bits, op.where);
     if (!transposed) {  // K-major: rows of the pattern are rows of the operand, groups of eight `stride` apart
-        if (d.start % d.row_bytes + 32 > d.row_bytes)
+        if (d.swizzled() && d.start % d.row_bytes + 32 > d.row_bytes)
             fail("wgmma", "a K-major operand runs past the row of its swizzle", op.where);
         for (int row = 0; row < rows; ++row)
             for (int half = 0; half < 2; ++half) {
                 uint32_t address = d.start + uint32_t(row / 8) * d.stride + uint32_t(row % 8) * d.row_bytes;
-                const uint16_t* data = chunk(op, d, address + uint32_t(half) * 16);
+                const uint16_t* data = chunk(op, d, address + uint32_t(half) * (d.swizzled() ? 16 : d.leading));
                 for (int i = 0; i < 8; ++i) out[half * 8 + i][row] = float_of_bf16(data[i]);
             }
         return;
     }
     // MN-major: rows of the pattern are k, eight to a group `stride` apart; wider operands go on `leading` bytes later.
+    // Without a swizzle the two change places (PTX ISA, "Canonical Layouts").
+    if (!d.swizzled()) std::swap(d.leading, d.stride);
     int wide = int(d.row_bytes) / 2;
     for (int k = 0; k < 16; ++k)
         for (int row = 0; row < rows; row += 8) {

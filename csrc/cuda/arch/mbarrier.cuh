@@ -21,9 +21,21 @@ LLMCORE_DEVICE void mbarrier_init(uint32_t barrier, uint32_t count LLMCORE_AND_W
 #endif
 }
 
+// By the thread that initialised them, before copies or other blocks of the cluster use its barriers.
 LLMCORE_DEVICE void fence_mbarrier_init() {
-#if !LLMCORE_EMULATE
+#if LLMCORE_EMULATE
+    emu::fence_mbarrier_init();
+#else
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+// Frees the barrier's eight bytes for other uses.
+LLMCORE_DEVICE void mbarrier_invalidate(uint32_t barrier LLMCORE_AND_WHERE) {
+#if LLMCORE_EMULATE
+    emu::mbarrier_invalidate(barrier, where);
+#else
+    asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 #endif
 }
 
@@ -41,6 +53,15 @@ LLMCORE_DEVICE void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes LLMC
     emu::mbarrier_arrive(barrier, 1, bytes, where);
 #else
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+#endif
+}
+
+// Announces bytes without arriving.
+LLMCORE_DEVICE void mbarrier_expect(uint32_t barrier, uint32_t bytes LLMCORE_AND_WHERE) {
+#if LLMCORE_EMULATE
+    emu::mbarrier_expect(barrier, bytes, where);
+#else
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 #endif
 }
 

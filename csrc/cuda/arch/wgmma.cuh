@@ -14,11 +14,14 @@
 
 namespace llmcore::ptx {
 
-enum class OperandSwizzle : uint64_t { k128 = 1, k64 = 2, k32 = 3 };
+enum class OperandSwizzle : uint64_t { kNone = 0, k128 = 1, k64 = 2, k32 = 3 };
 
 // The descriptor of an operand in shared memory. `leading` and `stride` in bytes:
 //   K-major: stride is from eight rows to the next eight, leading is ignored; the next 16 k are at address + 32.
 //   MN-major: stride is from eight k to the next eight, leading from one swizzle's width of rows to the next.
+// Without a swizzle the operand is made of blocks of 8 by 16 bytes, 128 bytes in a row each:
+//   K-major: stride is from eight rows to the next eight, leading from eight k to the next eight.
+//   MN-major: stride is from eight rows (of M or N) to the next eight, leading from eight k to the next eight.
 LLMCORE_DEVICE uint64_t operand(uint32_t address, uint32_t leading, uint32_t stride,
                                 OperandSwizzle swizzle = OperandSwizzle::k128) {
     return uint64_t((address & 0x3ffff) >> 4) | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 |

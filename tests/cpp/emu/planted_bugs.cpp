@@ -81,7 +81,8 @@ BUG_TEST(bug_23_two_blocks_write_the_same_right_values) {
             return;
         }
         EXPECT(outcome.kind == "race");
-        EXPECT(outcome.text.find("stores to the same global address at layernorm_kernels.cuh:") != std::string::npos);
+        EXPECT(outcome.text.find("not ordered after the write by another block at layernorm_kernels.cuh:") !=
+               std::string::npos);
     });
 }
 
@@ -150,8 +151,16 @@ TEST(gemm_mma_is_right_without_bugs_and_without_bank_conflicts) {
 // How many of the 15 policies notice the bug, and as what.
 struct Seen {
     int wrong = 0, races = 0, errors = 0;  // errors: races, deadlocks, misuse
+    std::vector<std::string> texts;        // of the errors
 
     bool everywhere() const { return wrong + errors == 15; }
+
+    // Every error names a line of this file.
+    bool reported(const std::string& part) const {
+        for (const std::string& text : texts)
+            if (text.find(part) == std::string::npos) return false;
+        return true;
+    }
 };
 
 Seen look_for(int bug, const std::function<double()>& error_of_run) {
@@ -162,6 +171,7 @@ Seen look_for(int bug, const std::function<double()>& error_of_run) {
         Outcome outcome = outcome_of([&] { error = error_of_run(); });
         seen.races += outcome.kind == "race";
         seen.errors += !outcome.kind.empty();
+        if (!outcome.kind.empty()) seen.texts.push_back(outcome.text);
         seen.wrong += outcome.kind.empty() && !(error < 1e-3);
     });
     return seen;
@@ -175,6 +185,8 @@ BUG_TEST(bug_1_missing_barrier_in_the_k_loop) {
     Seen seen = look_for(1, deep);
     // Without the race detector it takes a lucky order.
     EXPECT(emu::race_detection() ? seen.races == 15 : seen.wrong >= 1);
+    EXPECT(seen.reported(" of shared address 0x") && seen.reported("at gemm_mma_kernel.cuh:"));
+    EXPECT(seen.reported("[gemm_mma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_2_wrong_swizzle) {
@@ -186,16 +198,20 @@ BUG_TEST(bug_2_wrong_swizzle) {
 BUG_TEST(bug_7_cp_async_wait_one_group_short) {
     Seen seen = look_for(7, deep);
     EXPECT(seen.wrong + seen.races >= 9);  // not where copies land early
+    EXPECT(seen.reported("gemm_mma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_21_refill_before_the_barrier) {
     Seen seen = look_for(21, deep);
     EXPECT(emu::race_detection() ? seen.races == 15 : seen.races == 0);
+    EXPECT(seen.reported(" of shared address 0x"));
+    EXPECT(seen.reported("gemm_mma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_22_tiles_overlap_with_the_right_values) {
     Seen seen = look_for(22, [] { return gemm_mma_error(100, 51, 72); });
     EXPECT(emu::race_detection() ? seen.races == 15 : seen.races + seen.wrong == 0);
+    EXPECT(seen.reported("write of a global address is not ordered after the write by another block at gemm_mma_"));
 }
 
 DYING_TEST(bug_5_cp_async_reads_outside_its_tensor) {
@@ -267,7 +283,8 @@ void expect_everywhere(int bug, const std::string& kind, const std::string& part
 }
 
 BUG_TEST(bug_3_consumer_waits_for_the_wrong_parity) {
-    EXPECT(look_for(3, streamed).everywhere());
+    Seen seen = look_for(3, streamed);
+    EXPECT(seen.everywhere() && seen.reported("gemm_wgmma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_4_wrong_step_of_k_in_a_descriptor) {
@@ -280,13 +297,15 @@ BUG_TEST(bug_8_producer_waits_for_the_wrong_parity) {
 
 BUG_TEST(bug_9_fewer_bytes_expected_than_come) {
     Seen seen = look_for(9, streamed);
-    EXPECT(seen.wrong + seen.races >= (emu::race_detection() ? 12 : 5));
+    EXPECT(seen.wrong + seen.errors >= (emu::race_detection() ? 12 : 5));
+    EXPECT(seen.reported("gemm_wgmma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_10_stage_released_before_it_was_read) {
     Seen seen = look_for(10, [] { return gemm_wgmma_error<false, false, 1>(70, 40, 712); });
     // A thread that lost two phases waits for ever: that is seen without the race detector, too.
     EXPECT(emu::race_detection() ? seen.everywhere() && seen.races >= 10 : seen.wrong + seen.errors >= 3);
+    EXPECT(seen.reported("gemm_wgmma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_11_no_proxy_fence_before_a_tma_store) {
@@ -299,6 +318,7 @@ BUG_TEST(bug_11_no_proxy_fence_before_a_tma_store) {
 BUG_TEST(bug_12_no_barrier_before_a_tma_store) {
     Seen seen = look_for(12, stored);
     EXPECT(emu::race_detection() ? seen.races >= 5 : seen.wrong >= 1);
+    EXPECT(seen.reported(" of shared address 0x") && seen.reported("gemm_wgmma_kernel.cuh:"));
 }
 
 BUG_TEST(bug_13_exit_before_a_tma_store_has_read) {
@@ -320,6 +340,7 @@ BUG_TEST(bug_16_tensor_map_without_the_swizzle) {
 BUG_TEST(bug_20_one_arrival_for_four_warps) {
     Seen seen = look_for(20, through_registers);
     EXPECT(emu::race_detection() ? seen.races >= 1 : seen.races + seen.wrong == 0);
+    EXPECT(seen.reported("write of shared address 0x") && seen.reported("gemm_wgmma_kernel.cuh:"));
 }
 
 }  // namespace

@@ -142,6 +142,7 @@ void plain_kernel(float* result, const float* source) {
     LLMCORE_SHARED(uint64_t, barrier);
     uint32_t shared = shared_address(shared_memory<float>()), b = shared_address(&barrier);
     ptx::mbarrier_init(b, 1);
+    ptx::fence_mbarrier_init();
     ptx::mbarrier_arrive_expect(b, 32);
     ptx::bulk_load(shared, source, 32, b);
     ptx::mbarrier_wait(b, 0);

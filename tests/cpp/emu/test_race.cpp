@@ -76,7 +76,7 @@ void same_place_kernel(int* result) {
 
 TEST(two_blocks_may_not_store_to_one_address) {
     static int result[64];
-    expect_race("another block stores to the same global address at test_race.cpp:",
+    expect_race("write of a global address is not ordered after the write by another block at test_race.cpp:",
                 [] { launch({2, 64}, same_place_kernel, result); });
     launch({1, 64}, same_place_kernel, result);
 }

@@ -1,6 +1,7 @@
 // Indices, orders, barriers, clusters, shared memory, launches that are refused.
 #include "check.h"
 #include "cuda/arch/barrier.cuh"
+#include "cuda/arch/global.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/shared.cuh"
 #include "emu/barrier.h"
@@ -122,21 +123,27 @@ TEST(fresh_shared_memory_is_nan) {
 }
 
 // A barrier of the whole grid, as stream-K and cooperative kernels have it.
-void grid_kernel(int* arrived, int* seen) {
-    atomicAdd(arrived, 1);
-    while (__atomic_load_n(arrived, __ATOMIC_RELAXED) < int(gridDim.x)) emu::yield();
+void grid_kernel(uint32_t* arrived, uint32_t* seen) {
+    ptx::add_release(arrived, 1);
+    while (ptx::load_acquire(arrived) < gridDim.x) {
+    }
     seen[blockIdx.x] = *arrived;
 }
 
 TEST(a_grid_barrier_needs_all_blocks_resident) {
-    int arrived = 0, seen[6];
-    emu::policy().all_resident = true;
-    launch({6, 1}, grid_kernel, &arrived, seen);
-    for (int value : seen) EXPECT(value == 6);
+    uint32_t arrived = 0, seen[6];
+    for_every_policy([&] {
+        arrived = 0;
+        launch({.grid = 6, .block = 1, .all_resident = true}, grid_kernel, &arrived, seen);
+        for (uint32_t value : seen) EXPECT(value == 6);
+    });
     arrived = 0;
-    emu::policy().all_resident = false;
-    emu::policy().switch_limit = 10000;
-    expect_error("watchdog", "switch_limit", [&] { launch({6, 1}, grid_kernel, &arrived, seen); });
+    expect_error("deadlock", "only one cluster runs at a time unless the launch asks for all blocks to be resident",
+                 [&] { launch({6, 1}, grid_kernel, &arrived, seen); });
+    arrived = 0;
+    emu::policy().switch_limit = 100;
+    expect_error("watchdog", "more switches than policy().switch_limit",
+                 [&] { launch({6, 1}, grid_kernel, &arrived, seen); });
 }
 
 void nested_kernel() {

@@ -1,6 +1,9 @@
 // Warp operations against brute-force definitions: PTX ISA 9.7.9.6 (shfl.sync), 9.7.13.7 (vote.sync), 9.7.13.10
 // (redux.sync), 9.7.13.16 (elect.sync).
+#include <climits>
+
 #include "check.h"
+#include "cuda/arch/collective.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/warp.cuh"
 
@@ -65,25 +68,56 @@ TEST(votes_count_only_their_mask) {
 
 void reduce_kernel(uint32_t* results, const uint32_t* values) {
     uint32_t mask = threadIdx.x % 2 ? 0xaaaaaaaau : 0x55555555u, value = values[threadIdx.x];
-    const char operations[] = {'+', '<', '>', '&', '|', '^'};
-    for (int i = 0; i < 6; ++i)
-        results[threadIdx.x * 7 + i] = emu::reduce_bits(mask, value, operations[i], emu::Location::here());
-    results[threadIdx.x * 7 + 6] = emu::elect_one(mask, emu::Location::here());
+    uint32_t* mine = results + threadIdx.x * 9;
+    mine[0] = ptx::reduce_lanes<ptx::Reduce::kAdd>(mask, value);
+    mine[1] = ptx::reduce_lanes<ptx::Reduce::kMin>(mask, value);
+    mine[2] = ptx::reduce_lanes<ptx::Reduce::kMax>(mask, value);
+    mine[3] = ptx::reduce_lanes<ptx::Reduce::kAnd>(mask, value);
+    mine[4] = ptx::reduce_lanes<ptx::Reduce::kOr>(mask, value);
+    mine[5] = ptx::reduce_lanes<ptx::Reduce::kXor>(mask, value);
+    mine[6] = ptx::elect_one(mask);
+    mine[7] = uint32_t(ptx::reduce_lanes<ptx::Reduce::kMin>(mask, int32_t(value)));
+    mine[8] = uint32_t(ptx::reduce_lanes<ptx::Reduce::kMax>(mask, int32_t(value)));
 }
 
 TEST(redux_and_elect_see_their_mask) {
-    uint32_t values[32], results[32 * 7];
-    for (uint32_t& value : values) value = static_cast<uint32_t>(random_number() * 1e9f);
-    launch({1, 32}, reduce_kernel, results, values);
-    for (unsigned lane = 0; lane < 32; ++lane) {
-        uint32_t expected[7] = {0, ~0u, 0, ~0u, 0, 0, lane < 2};
-        for (unsigned other = lane % 2; other < 32; other += 2) {
-            uint32_t v = values[other];
-            expected[0] += v, expected[3] &= v, expected[4] |= v, expected[5] ^= v;
-            expected[1] = v < expected[1] ? v : expected[1], expected[2] = v > expected[2] ? v : expected[2];
+    for_every_policy([] {
+        uint32_t values[32], results[32 * 9], elected[2] = {};
+        for (uint32_t& value : values) value = static_cast<uint32_t>(int32_t(random_number() * 2e9f));
+        launch({1, 32}, reduce_kernel, results, values);
+        for (unsigned lane = 0; lane < 32; ++lane) {
+            uint32_t expected[6] = {0, ~0u, 0, ~0u, 0, 0};
+            int32_t smallest = INT32_MAX, largest = INT32_MIN;
+            for (unsigned other = lane % 2; other < 32; other += 2) {
+                uint32_t v = values[other];
+                expected[0] += v, expected[3] &= v, expected[4] |= v, expected[5] ^= v;
+                expected[1] = v < expected[1] ? v : expected[1], expected[2] = v > expected[2] ? v : expected[2];
+                smallest = int32_t(v) < smallest ? int32_t(v) : smallest;
+                largest = int32_t(v) > largest ? int32_t(v) : largest;
+            }
+            for (int i = 0; i < 6; ++i) EXPECT(results[lane * 9 + i] == expected[i]);
+            elected[lane % 2] += results[lane * 9 + 6];
+            EXPECT(int32_t(results[lane * 9 + 7]) == smallest && int32_t(results[lane * 9 + 8]) == largest);
         }
-        for (int i = 0; i < 7; ++i) EXPECT(results[lane * 7 + i] == expected[i]);
-    }
+        EXPECT(elected[0] == 1 && elected[1] == 1);  // one of each mask
+    });
+}
+
+void elect_kernel(int* elected, int times) {
+    for (int i = 0; i < times; ++i)
+        if (ptx::elect_one()) elected[i] = int(threadIdx.x);
+}
+
+TEST(the_same_lane_is_elected_every_time_but_not_always_lane_0) {
+    int lanes_elected = 0, last = -1;
+    for_every_policy([&] {
+        int elected[3];
+        launch({1, 32}, elect_kernel, elected, 3);
+        EXPECT(elected[0] == elected[1] && elected[1] == elected[2]);
+        lanes_elected += elected[0] != last;
+        last = elected[0];
+    });
+    EXPECT(lanes_elected >= 3);
 }
 
 void sum_kernel(float* sums, float* maxima, const float* values) {

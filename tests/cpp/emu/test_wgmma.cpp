@@ -99,7 +99,7 @@ enum class Misuse { kTouched, kExit, kBaseOffset, kNoSwizzle, kRegisters, kOddCo
 void misuse_kernel(Misuse misuse) {
     uint32_t shared = shared_address(shared_memory<char>());
     uint64_t b = ptx::operand(shared + (misuse == Misuse::kBaseOffset ? 128 : 0), 16, 1024);
-    if (misuse == Misuse::kNoSwizzle) b &= ~(uint64_t(3) << 62);
+    if (misuse == Misuse::kNoSwizzle) b = (b & ~(uint64_t(3) << 62)) | uint64_t(1) << 49;
     if (misuse == Misuse::kRegisters) ptx::set_max_registers_up<240>();
     if (misuse == Misuse::kOddCount) ptx::set_max_registers_up<100>();
     if (misuse == Misuse::kRegisters || threadIdx.x >= 128) return;
@@ -120,7 +120,7 @@ TEST(misused_wgmma_is_refused) {
     expect_misuse(Misuse::kTouched, "wgmma", "an accumulator was changed while a wgmma on it was in flight");
     expect_misuse(Misuse::kExit, "wgmma", "the thread exits with a wgmma in flight");
     expect_misuse(Misuse::kBaseOffset, "wgmma", "not on a repeat of its swizzle");
-    expect_misuse(Misuse::kNoSwizzle, "wgmma", "without a swizzle");
+    expect_misuse(Misuse::kNoSwizzle, "wgmma", "without a swizzle has a base offset");
     expect_misuse(Misuse::kRegisters, "setmaxnreg", "ask for 92160 registers; there are 65536");
     expect_misuse(Misuse::kOddCount, "setmaxnreg", "multiple of 8 in 24..256, got 100");
 }
