@@ -27,6 +27,7 @@ _PUBLIC = {
     "CheckpointError": "llmcore.errors",
     "ConfigError": "llmcore.errors",
     "DataCollatorForLanguageModeling": "llmcore.data.collators",
+    "DataCollatorForTokenClassification": "llmcore.data.collators",
     "DataCollatorWithPadding": "llmcore.data.collators",
     "DataError": "llmcore.errors",
     "EarlyStoppingCallback": "llmcore.training.callbacks",

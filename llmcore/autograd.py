@@ -359,6 +359,9 @@ def checkpoint(fn: Callable[..., Any], *inputs: Tensor, generator: Generator | N
     """`fn(*inputs)`, keeping only the inputs for the backward pass, which computes the rest again.
 
     Chen et al. 2016, arXiv:1604.06174. `fn` returns a Tensor or a tuple of them. `generator`, the source of dropout in
-    `fn`, is set back so that the same masks are drawn. An input must require a gradient, or nothing is recorded.
+    `fn`, is set back so that the same masks are drawn.
     """
+    if is_grad_enabled() and not any(tensor.requires_grad for tensor in inputs):
+        # what `fn` uses inside may be trained although its inputs are not: LoRA on top of frozen embeddings
+        inputs = (Tensor(inputs[0].data, requires_grad=True), *inputs[1:])
     return _Checkpoint.apply(fn, generator, *inputs)

@@ -103,6 +103,11 @@ class ExampleDataset:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def at(self, epoch: int, position: int) -> None:
+        """Hands the place of the next batch to a collator whose result depends on it, as masks do."""
+        if hasattr(self.collator, "at"):
+            self.collator.at(epoch, position)
+
     def batch(self, indices: np.ndarray) -> Batch:
         """The collated examples of these numbers."""
         return self.collator([self.examples[int(index)] for index in indices])
@@ -167,6 +172,8 @@ class TokenLoader:
         indices = self.indices(self.epoch, self.position, self.batch_size)
         if len(indices) == 0 or (self.drop_last and len(indices) < self.batch_size):
             return None
+        if hasattr(self.dataset, "at"):
+            self.dataset.at(self.epoch, self.position)
         batch = self.dataset.batch(indices)
         self.position += len(indices)
         return batch

@@ -11,7 +11,19 @@ from llmcore.errors import ConfigError
 
 
 class BatchEncoding(dict[str, Any]):
-    """What a tokenizer call returns: a dict that also has its keys as attributes, as in transformers."""
+    """What a tokenizer call returns: a dict that also has its keys as attributes, as in transformers.
+
+    `encodings` are the rows as `tokenizers` gave them, before padding, where the call needed more than ids.
+    """
+
+    encodings: Sequence[Any] = ()
+
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each token of a row the number of its word, None for special tokens. Raises ConfigError for rows of
+        which only the ids were asked for."""
+        if not self.encodings:
+            raise ConfigError("word_ids needs a call with is_split_into_words=True or return_offsets_mapping=True")
+        return self.encodings[batch_index].word_ids
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -19,11 +19,13 @@ import tokenizers
 
 from llmcore.data.atomic import make_directory, write_atomically
 from llmcore.data.byte_level import BYTE_TO_CHARACTER, byte_lengths
+from llmcore.data.encode import check_truncation, encode_rows, is_single
 from llmcore.data.padding import BatchEncoding, check_return_tensors, pad_rows, pad_strategy, target_length, to_arrays
 from llmcore.data.readers import repair
 from llmcore.errors import ConfigError
 
 END_OF_TEXT = "<|endoftext|>"
+KINDS = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")  # of special tokens: bos_token, eos_token and so on
 
 logger = logging.getLogger("llmcore")
 
@@ -43,7 +45,11 @@ class Tokenizer:
         bos_token: str | None = None,
         pad_token: str | None = None,
         unk_token: str | None = None,
+        mask_token: str | None = None,
+        cls_token: str | None = None,
+        sep_token: str | None = None,
         model_max_length: int | None = None,
+        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
         padding_side: str = "right",
         truncation_side: str = "right",
     ) -> None:
@@ -56,7 +62,11 @@ class Tokenizer:
         self.bos_token = bos_token
         self.pad_token = pad_token
         self.unk_token = unk_token
+        self.mask_token = mask_token
+        self.cls_token = cls_token
+        self.sep_token = sep_token
         self.model_max_length = model_max_length
+        self.model_input_names = list(model_input_names)
         self.padding_side = _side(padding_side, "padding_side")
         self.truncation_side = _side(truncation_side, "truncation_side")
         self.name_or_path = ""
@@ -89,6 +99,21 @@ class Tokenizer:
     def unk_token_id(self) -> int | None:
         """The id of what is not in the vocabulary, None if there is none."""
         return self._id_of(self.unk_token)
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The id that stands for a word to be guessed, None if there is none."""
+        return self._id_of(self.mask_token)
+
+    @property
+    def cls_token_id(self) -> int | None:
+        """The id before a row that is classified, None if there is none."""
+        return self._id_of(self.cls_token)
+
+    @property
+    def sep_token_id(self) -> int | None:
+        """The id between two texts and at the end, None if there is none."""
+        return self._id_of(self.sep_token)
 
     @property
     def pad_token_id(self) -> int | None:
@@ -159,7 +184,8 @@ class Tokenizer:
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[Any],
+        text_pair: str | Sequence[Any] | None = None,
         *,
         add_special_tokens: bool = True,
         padding: bool | str = False,
@@ -168,29 +194,59 @@ class Tokenizer:
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
         return_attention_mask: bool = True,
+        return_token_type_ids: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        is_split_into_words: bool = False,
         split_special_tokens: bool = False,
     ) -> BatchEncoding:
         """transformers' call: {"input_ids", "attention_mask"} as lists (nested for a list of texts), or int32 arrays.
 
-        `padding`: True | "longest", "max_length", False. `truncation=True` cuts to `max_length` or `model_max_length`.
+        `text_pair`: a second text for each, after a separator. `padding`: True | "longest", "max_length", False.
+        `truncation`: True | "longest_first" cuts to `max_length` or `model_max_length`, the longer text of a pair
+        first; "only_first" and "only_second" cut that one. `is_split_into_words`: each text is a list of words;
+        `word_ids(row)` of the result then says which word a token belongs to. `token_type_ids` (0, and 1 for the
+        second text) come along where the tokenizer's files name them among `model_input_names`.
         Raises ConfigError for return_tensors="pt", saying what to write instead.
         """
         check_return_tensors(return_tensors)
-        single = isinstance(text, str)
+        single = is_single(text, is_split_into_words)
         limit = None if truncation in (False, "do_not_truncate") else self._limit(max_length)
-        rows = self._encode([text] if single else list(text), add_special_tokens, split_special_tokens, limit)
-        batch = self.pad(
-            {"input_ids": [row.tolist() for row in rows]},
+        if return_token_type_ids is None:
+            return_token_type_ids = "token_type_ids" in self.model_input_names
+        backend = self._literal_backend() if split_special_tokens else self.backend
+        encodings: list[tokenizers.Encoding] = []
+        options = (return_token_type_ids, is_split_into_words, return_offsets_mapping, return_special_tokens_mask)
+        if text_pair is None and not any(options):
+            rows = self._encode([text] if single else list(text), add_special_tokens, split_special_tokens, limit)
+            batch = {"input_ids": [row.tolist() for row in rows]}
+        else:
+            texts, pairs = [text] if single else list(text), [text_pair] if single else text_pair
+            strategy = check_truncation(truncation)
+            encodings = encode_rows(
+                *(backend, texts, pairs if text_pair is not None else None, is_split_into_words),
+                *(add_special_tokens, limit, strategy, self.truncation_side),
+            )
+            batch = {"input_ids": [encoding.ids for encoding in encodings]}
+            if return_token_type_ids:
+                batch["token_type_ids"] = [encoding.type_ids for encoding in encodings]
+            if return_offsets_mapping:
+                batch["offset_mapping"] = [encoding.offsets for encoding in encodings]
+            if return_special_tokens_mask:
+                batch["special_tokens_mask"] = [encoding.special_tokens_mask for encoding in encodings]
+        padded = self.pad(
+            batch,
             padding=padding,
             max_length=max_length,
             pad_to_multiple_of=pad_to_multiple_of,
             return_tensors=return_tensors,
         )
         if not return_attention_mask:
-            del batch["attention_mask"]
+            del padded["attention_mask"]
         if single and return_tensors is None:
-            return BatchEncoding({name: rows[0] for name, rows in batch.items()})
-        return batch
+            padded = BatchEncoding({name: rows[0] for name, rows in padded.items()})
+        padded.encodings = encodings
+        return padded
 
     def pad(
         self,
@@ -213,6 +269,7 @@ class Tokenizer:
             if self.pad_token_id is None and any(len(row) < length for row in rows):
                 raise ConfigError("padding needs a token: set tokenizer.pad_token to a token of the vocabulary.")
             fillers = {"input_ids": self.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+            fillers |= {"special_tokens_mask": 1, "position_ids": 0}
             for name in fillers.keys() & batch.keys():
                 batch[name] = pad_rows(batch[name], fillers[name] or 0, length, self.padding_side)
         return to_arrays(batch) if return_tensors == "np" else batch
@@ -260,7 +317,7 @@ class Tokenizer:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> list[str]:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json, each atomically; returns the paths."""
         folder = make_directory(directory)
-        special = {f"{kind}_token": getattr(self, f"{kind}_token") for kind in ("bos", "eos", "pad", "unk")}
+        special = {f"{kind}_token": getattr(self, f"{kind}_token") for kind in KINDS}
         special = {name: token for name, token in special.items() if token is not None}
         config = {
             # transformers 4 and 5 both take this class to mean "what tokenizer.json says"; a class such as
@@ -270,6 +327,7 @@ class Tokenizer:
             "model_max_length": self.model_max_length or int(1e30),
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
+            "model_input_names": self.model_input_names,
             **special,
         }
         contents = {

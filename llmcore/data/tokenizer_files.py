@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _LARGEST_FILE = 1 << 28  # the largest published tokenizer.json, of a vocabulary of 256,000 entries, has 33 MB
 _NO_LIMIT = 10**9  # transformers writes 1e30 where there is no model_max_length
-_KINDS = ("bos", "eos", "pad", "unk")
+_KINDS = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
+# Classes of transformers whose models also take token_type_ids, where the file does not say it itself.
+_WITH_TYPES = ("BertTokenizer", "BertTokenizerFast")
 
 
 def load_tokenizer(cls: type[Tokenizer], folder: Path, options: dict[str, Any]) -> Tokenizer:
@@ -35,6 +37,11 @@ def load_tokenizer(cls: type[Tokenizer], folder: Path, options: dict[str, Any]) 
     for name in ("padding_side", "truncation_side"):
         if isinstance(config.get(name), str):
             settings[name] = config[name]
+    names = config.get("model_input_names")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        settings["model_input_names"] = names
+    elif config.get("tokenizer_class") in _WITH_TYPES:
+        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     limit = config.get("model_max_length")
     settings["model_max_length"] = int(limit) if isinstance(limit, (int, float)) and 0 < limit < _NO_LIMIT else None
     settings |= options

@@ -91,3 +91,21 @@ class AutoModelForSequenceClassification(_AutoModel):
 
 class AutoModelForTokenClassification(_AutoModel):
     models = {"bert": BertForTokenClassification}
+
+
+def load_model(directory: str | Path, dtype: _core.DType | None = None, device: str = "cpu", **options: Any) -> Any:
+    """The model in a directory, with the head that it was saved with (`architectures` in its config.json).
+
+    Where that says nothing known, a decoder gets its language-modelling head and an encoder none.
+    """
+    config = read_config(directory)
+    saved = (config.get("architectures") or [None])[0]
+    for auto in (
+        *(AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification),
+        *(AutoModelForTokenClassification, AutoModel),
+    ):
+        for model_class in auto.models.values():
+            if model_class.__name__ == saved:
+                return model_class.from_pretrained(directory, dtype=dtype, device=device, **options)
+    fallback = AutoModel if config.get("model_type") in AutoModel.models else AutoModelForCausalLM
+    return fallback.from_pretrained(directory, dtype=dtype, device=device, **options)

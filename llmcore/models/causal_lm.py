@@ -18,6 +18,7 @@ from llmcore.models.cache import KVCache
 from llmcore.models.config import ModelConfig
 from llmcore.models.inputs import as_ids, key_lengths, next_token_targets, positions_of
 from llmcore.models.outputs import CausalLMOutput
+from llmcore.models.packed import Documents, find_documents
 from llmcore.models.pretrained import Model, PreTrainedModel
 
 
@@ -55,11 +56,12 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         self,
         ids: _core.Tensor,
         positions: _core.Tensor | None,
-        lengths: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:
-        """ids (B, T), positions (B, T) or None for 0 .. T-1, lengths (B) -> what the head sees, (B, T, C)."""
+        """ids (B, T), positions (B, T) or None for 0 .. T-1, lengths (B) or the documents of packed rows -> what the
+        head sees, (B, T, C)."""
         raise NotImplementedError
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
@@ -86,7 +88,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             input_ids: (B, T) integers: an array, nested lists or an int32 `_core.Tensor`.
             labels: (B, T) like input_ids; labels[t + 1] is predicted at t, -100 is not trained on.
             attention_mask: (B, T) of 1 and 0 with the padding on the right, as tokenizers return it.
-            position_ids: (B, T); 0 .. T-1 if not given.
+            position_ids: (B, T); 0 .. T-1 if not given. Where they start again at 0 inside a row, another document
+                begins, and attention sees each document by itself.
             num_items_in_batch: trained tokens of the whole optimizer step, by which the loss is divided (default:
                 those of this batch). Given in training mode, it also says that `loss.backward()` follows: the head's
                 gradients are then computed in the same pass as the loss.
@@ -104,7 +107,10 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             past.check_room(ids.shape[1])
             past.starts = past.starts if starts is None else np.asarray(starts, np.int32)
         positions = None if position_ids is None and past is None else positions_of(ids.shape, position_ids, past)
-        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
+        lengths: Any = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
+        if position_ids is not None and past is None:
+            mask = None if attention_mask is None else np.asarray(attention_mask)
+            lengths = find_documents(positions.numpy(), mask) or lengths
         recompute = self.generator if self.activation_checkpointing and self.training and past is None else None
         x = self.hidden_states(ids, positions, lengths, past, recompute)  # (B, T, C)
         if past is not None:

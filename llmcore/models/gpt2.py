@@ -20,6 +20,7 @@ from llmcore.models.activations import ACTIVATIONS, check_activation
 from llmcore.models.cache import KVCache
 from llmcore.models.causal_lm import CausalLM, run_blocks
 from llmcore.models.config import ModelConfig
+from llmcore.models.packed import Documents
 from llmcore.nn.layers import Initializer
 
 
@@ -89,23 +90,27 @@ class GPT2Attention(nn.Module):
             self.scale /= layer + 1
         self.dropout_p, self.generator = config.attn_pdrop, generator
 
-    def __call__(self, x: Tensor, lengths: _core.Tensor | None, past: KVCache | None) -> Tensor:
+    def __call__(self, x: Tensor, lengths: _core.Tensor | Documents | None, past: KVCache | None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
         qkv = self.c_attn(x)  # (B, T, 3C)
         if past is not None:
             q, k, v = F.split(qkv, [x.shape[-1]] * 3, axis=-1)  # 3 x (B, T, C)
             return self.c_proj(past.attend(self.layer, q, k, v, self.num_heads, self.num_heads, self.scale))
-        dropout_p = self.dropout_p if self.training else 0.0
-        y = F.attention_qkv(
+        if isinstance(lengths, Documents):
+            return self.c_proj(lengths.attend(self.attend, qkv))
+        return self.c_proj(self.attend(qkv, lengths))
+
+    def attend(self, qkv: Tensor, lengths: _core.Tensor | None) -> Tensor:
+        """qkv (B, T, 3C) -> (B, T, C)"""
+        return F.attention_qkv(
             qkv,
             self.num_heads,
             causal=True,
             lengths=lengths,
             scale=self.scale,
-            dropout_p=dropout_p,
+            dropout_p=self.dropout_p if self.training else 0.0,
             generator=self.generator,
-        )  # (B, T, C)
-        return self.c_proj(y)
+        )
 
 
 class GPT2MLP(nn.Module):
@@ -132,7 +137,11 @@ class GPT2Block(nn.Module):
         self.drop = nn.Dropout(config.resid_pdrop, generator)
 
     def __call__(
-        self, residual: Tensor, x: Tensor | None, lengths: _core.Tensor | None = None, past: KVCache | None = None
+        self,
+        residual: Tensor,
+        x: Tensor | None,
+        lengths: _core.Tensor | Documents | None = None,
+        past: KVCache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """residual, x (B, T, C); x is None in the first block -> the new (residual, x)"""
         if x is None:
@@ -159,7 +168,7 @@ class GPT2Model(nn.Module):
         self,
         ids: _core.Tensor,
         positions: _core.Tensor | None,
-        lengths: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:
@@ -209,7 +218,7 @@ class GPT2LMHeadModel(CausalLM):
         self,
         ids: _core.Tensor,
         positions: _core.Tensor | None,
-        lengths: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:

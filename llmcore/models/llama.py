@@ -20,6 +20,7 @@ from llmcore.errors import ConfigError
 from llmcore.models.cache import KVCache
 from llmcore.models.causal_lm import CausalLM, run_blocks
 from llmcore.models.config import ModelConfig
+from llmcore.models.packed import Documents
 from llmcore.models.rope import RotaryTables, standard_rope_parameters
 from llmcore.nn.layers import Initializer
 
@@ -160,23 +161,31 @@ class LlamaAttention(nn.Module):
         self.scale = 1 / math.sqrt(HS)
         self.dropout_p, self.generator = config.attention_dropout, generator
 
-    def __call__(self, x: Tensor, rotation: Rotation, lengths: _core.Tensor | None, past: KVCache | None) -> Tensor:
+    def __call__(
+        self, x: Tensor, rotation: Rotation, lengths: _core.Tensor | Documents | None, past: KVCache | None
+    ) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
         q = rotation(self.q_proj(x))  # (B, T, NH*HS)
         k = rotation(self.k_proj(x))  # (B, T, NKV*HS)
         v = self.v_proj(x)  # (B, T, NKV*HS)
         if past is not None:
             y = past.attend(self.layer, q, k, v, self.num_heads, self.num_kv_heads, self.scale)
+        elif isinstance(lengths, Documents):
+            y = lengths.attend(self.attend, q, k, v)
         else:
-            y = F.attention(
-                *(q, k, v, self.num_heads, self.num_kv_heads),
-                causal=True,
-                lengths=lengths,
-                scale=self.scale,
-                dropout_p=self.dropout_p if self.training else 0.0,
-                generator=self.generator,
-            )  # (B, T, NH*HS)
+            y = self.attend(q, k, v, lengths)
         return self.o_proj(y)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: _core.Tensor | None) -> Tensor:
+        """q (B, T, NH*HS), k, v (B, T, NKV*HS) -> (B, T, NH*HS)"""
+        return F.attention(
+            *(q, k, v, self.num_heads, self.num_kv_heads),
+            causal=True,
+            lengths=lengths,
+            scale=self.scale,
+            dropout_p=self.dropout_p if self.training else 0.0,
+            generator=self.generator,
+        )
 
 
 class LlamaMLP(nn.Module):
@@ -207,7 +216,7 @@ class LlamaDecoderLayer(nn.Module):
         residual: Tensor,
         x: Tensor | None,
         rotation: Rotation,
-        lengths: _core.Tensor | None = None,
+        lengths: _core.Tensor | Documents | None = None,
         past: KVCache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """residual, x (B, T, C); x is None in the first block -> the new (residual, x)"""
@@ -240,7 +249,7 @@ class LlamaModel(nn.Module):
         self,
         ids: _core.Tensor,
         positions: _core.Tensor | None,
-        lengths: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:
@@ -290,7 +299,7 @@ class LlamaForCausalLM(CausalLM):
         self,
         ids: _core.Tensor,
         positions: _core.Tensor | None,
-        lengths: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:

@@ -32,7 +32,7 @@ _AT_LEAST_ZERO = (
     "data_seed",
 )
 _STRATEGIES = ("logging_strategy", "eval_strategy", "save_strategy")
-_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae", "error")
 
 
 def check_arguments(args: TrainingArguments) -> None:

@@ -93,8 +93,7 @@ UNAVAILABLE: dict[str, tuple[Any, str]] = {
     "push_to_hub": (False, "nothing is uploaded during training; upload output_dir afterwards with huggingface_hub"),
     "fsdp": (None, "one process trains"),
     "deepspeed": (None, "one process trains"),
-    "packing_strategy": (None, "packing=True cuts the joined examples into blocks of max_length"),
-    "assistant_only_loss": (False, "use rows with 'prompt' and 'completion', and completion_only_loss=True"),
+    "assistant_only_loss": (False, "completion_only_loss does that for rows with 'messages', too"),
 }
 
 # name -> hint

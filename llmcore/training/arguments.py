@@ -192,7 +192,7 @@ class TrainingArguments:
     """Metric that decides which model is best; None means loss."""
 
     greater_is_better: bool | None = None
-    """Whether a greater metric is better; None means yes unless its name ends in loss, perplexity or bits_per_byte."""
+    """Whether a greater metric is better; None means yes, but for losses, perplexity, bits_per_byte, mse, rmse, mae."""
 
     resume_from_checkpoint: str | bool | None = None
     """A checkpoint folder, true for the newest complete one, or auto for the same without an error if there is none."""
@@ -243,7 +243,10 @@ class TrainingArguments:
     """Longest sequence of tokenized text rows, in tokens; the model's context bounds it too."""
 
     packing: bool = False
-    """Join tokenized text rows and cut them into blocks of max_length."""
+    """Put several tokenized text rows into one of up to max_length tokens, so that little is padded."""
+
+    packing_strategy: Literal["bfd", "wrapped"] = "bfd"
+    """bfd: best-fit decreasing, rows stay whole and do not see one another; wrapped: joined and cut into blocks."""
 
     dataset_text_field: str = "text"
     """Column of text rows that holds the text."""

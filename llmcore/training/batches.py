@@ -165,6 +165,8 @@ class HostFedLoader:
         return self._collate([first, *itertools.islice(self._iterator, self.batch_size - 1)])
 
     def _collate(self, examples: list[Any]) -> Batch:
+        if hasattr(self.collator, "at"):
+            self.collator.at(self.epoch, self.position)
         if self.collator is not None:
             return self.collator(examples)
         from llmcore.data.collators import default_data_collator
@@ -204,7 +206,7 @@ def _is_batch(item: Any) -> bool:
 def _without_other_columns(collator: Collator | None, columns: set[str] | None) -> Collator | None:
     if columns is None:
         return collator
-    keep = columns | set(_LABELS)
+    keep = columns | set(_LABELS) | set(getattr(collator, "columns", ()))
 
     def collate(examples: list[Any]) -> Batch:
         if isinstance(examples[0], Mapping):
@@ -222,6 +224,8 @@ def _without_other_columns(collator: Collator | None, columns: set[str] | None) 
 
         return default_data_collator(examples)
 
+    if hasattr(collator, "at"):
+        collate.at = collator.at  # type: ignore[attr-defined]
     return collate
 
 
@@ -242,7 +246,27 @@ def accepted_arguments(model: Any) -> set[str]:
 
 def shifts_labels(model: Any) -> bool:
     """Whether label t + 1 is predicted at position t: so it is for causal models."""
-    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    return task_of(model) == "causal-lm"
+
+
+# ends of class names -> task
+_TASKS = {
+    ("ForCausalLM", "LMHeadModel"): "causal-lm",
+    ("ForMaskedLM",): "masked-lm",
+    ("ForSequenceClassification",): "sequence-classification",
+    ("ForTokenClassification",): "token-classification",
+}
+
+
+def task_of(model: Any) -> str | None:
+    """What a model is trained for, by the head in its class's name; None for an unknown one."""
+    name = type(model).__name__
+    return next((task for ends, task in _TASKS.items() if name.endswith(ends)), None)
+
+
+def predicts_words(model: Any) -> bool:
+    """Whether its logits are scores of the whole vocabulary, (B, T, V): too many to keep for a dataset."""
+    return task_of(model) in ("causal-lm", "masked-lm")
 
 
 def count_trained_tokens(labels: Any, shifted: bool) -> int:

@@ -17,7 +17,13 @@ import numpy as np
 from llmcore.errors import ConfigError
 from llmcore.inference import inference
 from llmcore.models.inputs import key_lengths
-from llmcore.training.batches import IGNORE_INDEX, accepted_arguments, count_trained_tokens, shifts_labels
+from llmcore.training.batches import (
+    IGNORE_INDEX,
+    accepted_arguments,
+    count_trained_tokens,
+    predicts_words,
+    shifts_labels,
+)
 from llmcore.training.outputs import EvalPrediction
 
 
@@ -70,7 +76,7 @@ class EvaluationResult:
 def run_evaluation(model: Any, batches: Iterable[Mapping[str, Any]], options: EvaluationOptions) -> EvaluationResult:
     """Evaluates `model` on `batches`; dropout is off, nothing is recorded, and the mode is put back at the end."""
     result = EvaluationResult()
-    metrics = _MetricReducer(options)
+    metrics = _MetricReducer(options, predicts_words(model))
     with inference(model):
         for batch in batches:
             _evaluate_batch(model, batch, options, result, metrics)
@@ -101,7 +107,9 @@ def _evaluate_batch(
             options.compute_loss, model, batch, labels, result, metrics if options.needs_logits else None
         )
         return
-    if labels is not None and shifted and hasattr(model, "per_token_loss") and not options.needs_logits:
+    packed = batch.get("position_ids") is not None  # several documents in a row, which `per_token_loss` would join
+    streams = hasattr(model, "per_token_loss") and not (options.needs_logits or packed)
+    if labels is not None and shifted and streams:
         if batch.get("attention_mask") is not None:
             key_lengths(batch["attention_mask"], labels.shape)  # refuses padding on the left, which it would not see
         # float64: a sum over millions of tokens would lose digits in float32
@@ -143,8 +151,9 @@ class _MetricReducer:
     is called as `compute_metrics(EvalPrediction, compute_result)` per batch; otherwise once, on everything.
     """
 
-    def __init__(self, options: EvaluationOptions) -> None:
+    def __init__(self, options: EvaluationOptions, scores_words: bool) -> None:
         self.options = options
+        self.scores_words = scores_words
         self.compute = options.compute_metrics
         self.streams = hasattr(self.compute, "update") and hasattr(self.compute, "compute")
         if options.batch_eval_metrics and self.compute is not None and not self.streams:
@@ -160,8 +169,8 @@ class _MetricReducer:
         if self.options.preprocess_logits_for_metrics is not None:
             predictions = np.asarray(self.options.preprocess_logits_for_metrics(logits, labels))
         else:
-            # (B, T, V) is too much to keep: 1,000 sequences of GPT-2 are 200 GB
-            predictions = logits.argmax(-1).astype(np.int32) if logits.ndim == 3 else np.array(logits)
+            # scores of a vocabulary are too much to keep: for 1,000 sequences of GPT-2 they take 200 GB
+            predictions = logits.argmax(-1).astype(np.int32) if self.scores_words else np.array(logits)
         if self.collects:
             self.predictions.append(predictions)
         if labels is None:

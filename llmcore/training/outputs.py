@@ -31,8 +31,8 @@ class PredictionOutput(NamedTuple):
 class EvalPrediction:
     """What `compute_metrics` gets; unpacks into `predictions, label_ids`.
 
-    `predictions` are the logits for a classifier (N, classes) and the ids of the greatest logit for a language model
-    (N, T), unless `preprocess_logits_for_metrics` made something else.
+    `predictions` are the logits for a classifier, (N, classes) or for tokens (N, T, classes), and the ids of the
+    greatest logit for a language model (N, T), unless `preprocess_logits_for_metrics` made something else.
     """
 
     predictions: np.ndarray

@@ -20,7 +20,7 @@ from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
 from llmcore.training import callbacks as callback_module
 from llmcore.training.arguments import TrainingArguments
-from llmcore.training.batches import accepted_arguments, make_loader, shifts_labels
+from llmcore.training.batches import accepted_arguments, make_loader, shifts_labels, task_of
 from llmcore.training.callbacks import CallbackHandler, TrainerCallback, TrainerControl, TrainerState
 from llmcore.training.memory_plan import MemoryPlan, available_memory, plan_memory, refuse
 from llmcore.training.metrics_log import MetricsFileCallback, TensorBoardCallback
@@ -152,9 +152,9 @@ class TrainerSetup:
 
     def _load_model(self, model: Any) -> Any:
         if isinstance(model, (str, Path)):
-            from llmcore.models import AutoModelForCausalLM
+            from llmcore.models.auto import load_model
 
-            return AutoModelForCausalLM.from_pretrained(model)
+            return load_model(model)
         if not isinstance(model, Module):
             raise ConfigError(
                 f"model must be a model of llmcore or the folder of one, got {type(model).__name__}; a function that "
@@ -186,15 +186,25 @@ class TrainerSetup:
     def _tokenized(self, dataset: Any) -> Any:
         if dataset is None or not is_text(dataset, self.args.dataset_text_field):
             return dataset
-        return tokenize_rows(dataset, self.processing_class, self.args, context_length(self.model))
+        return tokenize_rows(
+            *(dataset, self.processing_class, self.args, context_length(self.model), task_of(self.model)),
+            config=getattr(self.model, "config", None),
+        )
 
     def _collator(self) -> Callable[[list[Any]], dict[str, Any]] | None:
         if self.data_collator is not None or self.processing_class is None:
             return self.data_collator
-        from llmcore.data.collators import DataCollatorForLanguageModeling, DataCollatorWithPadding
+        from llmcore.data import collators
 
-        # transformers pads only; for a causal model the labels are the ids, and there is no other sensible default
-        return (DataCollatorForLanguageModeling if self._shifted else DataCollatorWithPadding)(self.processing_class)
+        # transformers pads only, which leaves these tasks without labels; there is no other sensible default
+        task, tokenizer = task_of(self.model), self.processing_class
+        if task == "masked-lm":
+            return collators.DataCollatorForLanguageModeling(tokenizer, mlm=True, seed=self.args.seed)
+        if task == "causal-lm":
+            return collators.DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        if task == "token-classification":
+            return collators.DataCollatorForTokenClassification(tokenizer)
+        return collators.DataCollatorWithPadding(tokenizer)
 
     def _make_loader(self, dataset: Any, batch_size: int, training: bool) -> Any:
         columns = self._model_takes | {self._label_name} if self.args.remove_unused_columns else None

@@ -86,6 +86,8 @@ class TrainerStep(TrainerSetup):
     def _smoothed_loss(
         self, model: Any, inputs: dict[str, Any], labels: Any, num_items: int | None
     ) -> tuple[Any, Tensor]:
+        if np.asarray(labels).dtype.kind not in "iu" or getattr(model.config, "num_labels", None) == 1:
+            raise ConfigError("label_smoothing_factor is for classes; the labels of this batch are numbers to predict")
         # for a model that cannot smooth by itself: its logits exist as a whole
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**inputs)

@@ -85,8 +85,11 @@ def test_default_collator():
 
 
 def test_mistakes(tokenizer):
-    with pytest.raises(ConfigError, match="mlm=False"):
+    with pytest.raises(ConfigError, match="mlm=True needs a tokenizer with a mask token"):
         DataCollatorForLanguageModeling(tokenizer, mlm=True)
+    for settings in ({"mlm_probability": 1.0}, {"mask_replace_prob": 0.9, "random_replace_prob": 0.2}):
+        with pytest.raises(ConfigError, match="|".join(settings)):
+            DataCollatorForLanguageModeling(tokenizer, **settings)
     with pytest.raises(ConfigError, match='return_tensors="np"'):
         DataCollatorForLanguageModeling(tokenizer, return_tensors="pt")
     with pytest.raises(DataError, match="at least one example"):

@@ -212,7 +212,7 @@ def test_tokenizer_and_model_agree_on_special_tokens(tmp_path):
 
 
 def test_rows_of_text_are_tokenized_padded_and_trained_on(tmp_path):
-    rows = [{"text": "the quick brown fox"}, {"text": "jumps over"}, {"prompt": "the lazy", "completion": " dog"}] * 4
+    rows = [{"text": "the quick brown fox"}, {"text": "jumps over"}, {"text": "the lazy dog"}] * 4
     trainer = make_trainer(tmp_path, dataset=rows, num_train_epochs=20, per_device_train_batch_size=3)
     trainer.train()
     assert trainer.state.num_input_tokens_seen == 20 * 4 * (20 + 11 + 13)  # padding is not counted

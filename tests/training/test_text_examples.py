@@ -45,15 +45,24 @@ def test_rows_are_cut_at_the_shorter_of_max_length_and_context():
         tokenize([{"text": ""}])
 
 
-def test_packing_joins_and_cuts():
-    packed = tokenize([{"text": "abc"}, {"prompt": "d", "completion": "ef"}], packing=True, max_length=3)
+def test_packing_keeps_documents_apart():
+    rows = [{"text": "abc"}, {"text": "d"}, {"text": "efghi"}]
+    packed = tokenize(rows, packing=True, max_length=6)
     assert packed.rows == [
-        {"input_ids": [1, 2, 3], "labels": [1, 2, 3]},
-        {"input_ids": [0, 4, 5], "labels": [0, -100, 5]},
+        {"input_ids": [5, 6, 7, 8, 9, 0], "labels": [-100, 6, 7, 8, 9, 0], "position_ids": [0, 1, 2, 3, 4, 5]},
+        {"input_ids": [1, 2, 3, 0, 4, 0], "labels": [-100, 2, 3, 0, -100, 0], "position_ids": [0, 1, 2, 3, 0, 1]},
     ]
-    assert packed.dropped_tokens == 2
+    completions = tokenize([{"prompt": "ab", "completion": "c"}] * 2, packing=True, max_length=9).rows
+    assert completions[0]["labels"] == [-100, -100, 3, 0, -100, -100, 3, 0]
+
+
+def test_packing_may_join_and_cut():
+    rows = [{"text": "abc"}, {"text": "def"}]
+    packed = tokenize(rows, packing=True, packing_strategy="wrapped", max_length=3)
+    assert [row["input_ids"] for row in packed] == [[1, 2, 3], [0, 4, 5]]
+    assert packed[1]["labels"] == [0, 4, 5] and packed.dropped_tokens == 2
     with pytest.raises(DataError, match="at least one block of max_length=9"):
-        tokenize([{"text": "ab"}], packing=True, max_length=9)
+        tokenize([{"text": "ab"}], packing=True, packing_strategy="wrapped", max_length=9)
 
 
 def test_which_datasets_are_text():
@@ -66,5 +75,5 @@ def test_which_datasets_are_text():
 def test_missing_tokenizer_and_column_are_sentences():
     with pytest.raises(ConfigError, match="give processing_class="):
         tokenize_rows([{"text": "a"}], None, TrainingArguments(), None)
-    with pytest.raises(DataError, match="set dataset_text_field"):
+    with pytest.raises(DataError, match="row 0: 'text' must be a string, got int"):
         tokenize([{"text": 3}])
