@@ -7,3 +7,6 @@
 
 void bind_tensor(pybind11::module_& m);
 void bind_ops(pybind11::module_& m);
+#if LLMCORE_EMULATE
+void bind_emulator(pybind11::module_& m);
+#endif

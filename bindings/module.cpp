@@ -57,4 +57,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("bytes"), py::arg("device") = "cpu");
     bind_tensor(m);
     bind_ops(m);
+#if LLMCORE_EMULATE
+    bind_emulator(m);
+#endif
 }

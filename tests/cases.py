@@ -27,8 +27,8 @@ def random_array(shape: tuple[int, ...], seed: int = 0, scale: float = 1.0, dtyp
     return _core.from_numpy(values, dtype).numpy().astype(np.float64)
 
 
-def leaf(values: np.ndarray, dtype: _core.DType = FLOAT32) -> Tensor:
-    return Tensor(_core.from_numpy(values, dtype), requires_grad=True)
+def leaf(values: np.ndarray, dtype: _core.DType = FLOAT32, device: str = "cpu") -> Tensor:
+    return Tensor(_core.from_numpy(values, dtype, device), requires_grad=True)
 
 
 def assert_close(actual: Tensor | _core.Tensor, expected: np.ndarray, dtype: _core.DType, scale: float = 1.0) -> None:
@@ -37,13 +37,16 @@ def assert_close(actual: Tensor | _core.Tensor, expected: np.ndarray, dtype: _co
     np.testing.assert_allclose(actual.numpy() / scale, np.asarray(expected) / scale, **limits)
 
 
-def poison_allocator(nbytes: int = 1 << 22) -> None:
-    """Fills the allocator's cache with NaN, so that a kernel which reads what it has not written is seen."""
+def poison_allocator(device: str = "cpu", nbytes: int = 1 << 22) -> None:
+    """Fills the allocator's cache with NaN, so that a kernel which reads what it has not written is seen.
+
+    The emulated device does so itself: there fresh memory is NaN.
+    """
     blocks = []
     size = 64
     while size <= nbytes:
-        block = _core.empty((size // 4,), FLOAT32)
-        block.fill_(float("nan"))
+        block = _core.empty((size // 4,), FLOAT32, device)
+        block.copy_(_core.from_numpy(np.full(size // 4, np.nan, np.float32)))
         blocks.append(block)
         size *= 2
 

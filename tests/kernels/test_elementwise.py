@@ -16,15 +16,15 @@ GRAIN = 1 << 15
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("n", [0, *ODD_SIZES, GRAIN + 5])
 @pytest.mark.parametrize("name", BINARY)
-def test_forward_and_backward(name, n, dtype):
+def test_forward_and_backward(name, n, dtype, device):
     ours, numpys = BINARY[name]
     a, b, dy = (random_array((n,), seed, dtype=dtype) for seed in (1, 2, 3))
-    ta, tb = leaf(a, dtype), leaf(b, dtype)
-    poison_allocator()
+    ta, tb = leaf(a, dtype, device), leaf(b, dtype, device)
+    poison_allocator(device)
     y = ours(ta, tb)
     np.testing.assert_array_equal(y.numpy(), _core.from_numpy(numpys(a, b), dtype).numpy())  # rounded once
 
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     slope_a, slope_b = {"add": (1, 1), "sub": (1, -1), "mul": (b, a)}[name]
     np.testing.assert_array_equal(ta.grad.numpy(), _core.from_numpy(dy * slope_a, dtype).numpy())
     np.testing.assert_array_equal(tb.grad.numpy(), _core.from_numpy(dy * slope_b, dtype).numpy())
@@ -32,12 +32,12 @@ def test_forward_and_backward(name, n, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("n", [0, *ODD_SIZES])
-def test_scale(n, dtype):
+def test_scale(n, dtype, device):
     x, dy = random_array((n,), 1, dtype=dtype), random_array((n,), 2, dtype=dtype)
-    tx = leaf(x, dtype)
+    tx = leaf(x, dtype, device)
     y = F.scale(tx, -2.5, 0.5)
     assert_close(y, x * -2.5 + 0.5, dtype)
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     assert_close(tx.grad, dy * -2.5, dtype)
 
 
@@ -72,43 +72,61 @@ def test_only_needed_gradients_are_computed():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("n", [0, *ODD_SIZES, GRAIN + 5])
-def test_add_into(n, dtype):
+def test_add_into(n, dtype, device):
     y, x = random_array((n,), 1), random_array((n,), 2, dtype=dtype)
-    total = _core.from_numpy(y)
-    _core.add_into(total, _core.from_numpy(x, dtype))
+    total = _core.from_numpy(y, None, device)
+    _core.add_into(total, _core.from_numpy(x, dtype, device))
     np.testing.assert_array_equal(total.numpy(), (y + x).astype(np.float32))
 
 
 @pytest.mark.parametrize("n", [0, *ODD_SIZES, GRAIN + 5])
-def test_cast_between_floats_and_its_gradient(n):
+def test_cast_between_floats_and_its_gradient(n, device):
     x, dy = random_array((n,), 1), random_array((n,), 2, dtype=BFLOAT16)
-    tx = leaf(x)
-    poison_allocator()
+    tx = leaf(x, device=device)
+    poison_allocator(device)
     half = F.cast(tx, BFLOAT16)
     assert half.dtype == BFLOAT16
     np.testing.assert_allclose(half.numpy(), x, rtol=2.0**-8, atol=0)
-    half.backward(_core.from_numpy(dy, BFLOAT16))
+    half.backward(_core.from_numpy(dy, BFLOAT16, device))
     np.testing.assert_array_equal(tx.grad.numpy(), dy)
     assert F.cast(tx, FLOAT32) is tx
     np.testing.assert_array_equal(F.cast(half, FLOAT32).numpy(), half.numpy())
 
 
-def test_casts_to_and_from_int32():
+def test_casts_to_and_from_int32(device):
     values = np.array([0.0, -0.9, 1.9, -1.9, 2147483520.0, 3e9, -3e9, np.inf, -np.inf, np.nan])
     expected = [0, 0, 1, -1, 2147483520, 2**31 - 1, -(2**31), 2**31 - 1, -(2**31), 0]
-    assert _core.from_numpy(values).cast(INT32).numpy().tolist() == expected
-    integers = _core.from_numpy(np.array([0, -5, 2**24 + 1, 2**31 - 1, -(2**31)]))
+    assert _core.from_numpy(values, None, device).cast(INT32).numpy().tolist() == expected
+    integers = _core.from_numpy(np.array([0, -5, 2**24 + 1, 2**31 - 1, -(2**31)]), None, device)
     assert integers.cast(FLOAT32).numpy().tolist() == [0.0, -5.0, 2.0**24, 2.0**31, -(2.0**31)]
     assert integers.cast(BFLOAT16).numpy().tolist() == [0.0, -5.0, 2.0**24, 2.0**31, -(2.0**31)]
 
 
-def test_a_copy_of_one_type_keeps_every_bit():
+def test_a_copy_of_one_type_keeps_every_bit(device):
     bits = np.arange(1 << 16, dtype=np.uint16)  # signalling NaNs too
-    half = _core.empty((1 << 16,), BFLOAT16)
-    half.bf16_bits()[:] = bits
+    half = _core.from_bf16_bits(bits, device)
     np.testing.assert_array_equal(half.clone().bf16_bits(), bits)
-    floats = _core.from_numpy((bits.astype(np.uint32) << 16 | bits).view(np.float32))
+    floats = _core.from_numpy((bits.astype(np.uint32) << 16 | bits).view(np.float32), None, device)
     np.testing.assert_array_equal(floats.clone().numpy().view(np.uint32), floats.numpy().view(np.uint32))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, INT32], ids=lambda d: d.name)
+def test_fill(dtype, device):
+    for n in (0, 1, 33, 5000):
+        y = _core.empty((n,), dtype, device)
+        y.fill_(-3.0)
+        np.testing.assert_array_equal(y.numpy(), np.full(n, -3.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_rows_at_any_address(dtype, device):
+    """Vectors need addresses that are multiples of 16; a row of 37 elements may begin anywhere."""
+    a, b = random_array((5, 37), 1, dtype=dtype), random_array((5, 37), 2, dtype=dtype)
+    ta, tb = _core.from_numpy(a, dtype, device), _core.from_numpy(b, dtype, device)
+    y = _core.add(ta.narrow(1, 3), tb.narrow(2, 3))
+    np.testing.assert_array_equal(y.numpy(), _core.from_numpy(a[1:4] + b[2:5], dtype).numpy())
+    ta.narrow(3, 1).copy_(tb.narrow(0, 1))
+    np.testing.assert_array_equal(ta.numpy(), np.concatenate([a[:3], b[:1], a[4:]]))
 
 
 def test_wrong_arguments_are_refused():
