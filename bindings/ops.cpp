@@ -88,7 +88,7 @@ void bind_ops(py::module_& m) {
     // matmul
     m.def("matmul", &matmul, arg("a"), arg("b"), arg("transpose_a") = false, arg("transpose_b") = false, release);
     m.def("matmul_add", &matmul_add, arg("y"), arg("a"), arg("b"), arg("transpose_a") = false,
-          arg("transpose_b") = false, release);
+          arg("transpose_b") = false, arg("accumulate") = true, release);
     m.def("linear_forward", &linear_forward, arg("x"), arg("weight"), arg("bias"), arg("activation"), arg("residual"),
           arg("transpose_weight"), arg("keep_pre_activation"), release);
     m.def("bias_activation_backward", &bias_activation_backward, arg("dy"), arg("pre"), arg("activation"), arg("dbias"),

@@ -50,12 +50,13 @@ class Tensor:
     `data` is the `_core.Tensor`; `grad`, after `backward()`, its gradient as a float32 `_core.Tensor` (leaves only).
     """
 
-    __slots__ = ("data", "requires_grad", "grad", "_node", "_index", "__weakref__")
+    __slots__ = ("data", "requires_grad", "_grad", "_grad_is_stale", "_node", "_index", "__weakref__")
 
     def __init__(self, data: _core.Tensor, requires_grad: bool = False):
         self.data = data
         self.requires_grad = requires_grad
-        self.grad: _core.Tensor | None = None
+        self._grad: _core.Tensor | None = None
+        self._grad_is_stale = False
         self._node: Node | None = None
         self._index = 0
 
@@ -97,11 +98,41 @@ class Tensor:
         """
         backward(self, gradient)
 
+    @property
+    def grad(self) -> _core.Tensor | None:
+        """The gradient so far; zeros after `forget_grad`."""
+        if self._grad_is_stale:
+            assert self._grad is not None
+            self._grad.fill_(0.0)
+            self._grad_is_stale = False
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: _core.Tensor | None) -> None:
+        self._grad, self._grad_is_stale = value, False
+
+    def forget_grad(self) -> None:
+        """Makes `grad` zero without touching the memory: the next gradient overwrites it, where its kernel can."""
+        self._grad_is_stale = self._grad is not None
+
     def grad_as_buffer(self) -> _core.Tensor:
         """`grad`, made of zeros first if there is none yet."""
-        if self.grad is None:
+        if self._grad is None:
             self.grad = _core.zeros(self.shape, _core.DType.float32, self.device)
-        return self.grad
+        gradient = self.grad
+        assert gradient is not None
+        return gradient
+
+    def grad_to_write(self) -> tuple[_core.Tensor, bool]:
+        """`grad` for a kernel that can overwrite, and whether it has to add: False means that the present content is
+        of no use. The caller promises to run that kernel.
+        """
+        if self._grad is None:
+            self.grad = _core.empty(self.shape, _core.DType.float32, self.device)
+            self._grad_is_stale = True
+        add, self._grad_is_stale = not self._grad_is_stale, False
+        assert self._grad is not None
+        return self._grad, add
 
     def __repr__(self) -> str:
         return f"Tensor({self.numpy()!r}, dtype={self.dtype.name}, requires_grad={self.requires_grad})"
@@ -170,6 +201,13 @@ class Context:
         if index not in self._own_buffers:
             self._own_buffers[index] = _core.zeros(source.shape, _core.DType.float32, source.device)
         return self._own_buffers[index]
+
+    def grad_to_write(self, index: int) -> tuple[_core.Tensor | None, bool]:
+        """`grad_buffer` for a kernel that can overwrite it, and whether it has to add to what is there."""
+        source = self.inputs[index]
+        if self.needs_grad(index) and source is not None and source.is_leaf:
+            return source.grad_to_write()
+        return self.grad_buffer(index), True
 
 
 class Node:
@@ -280,7 +318,11 @@ def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor,
 
 
 def _accumulate_leaf(leaf: Tensor, gradient: _core.Tensor) -> None:
-    _core.add_into(leaf.grad_as_buffer(), gradient)
+    buffer, add = leaf.grad_to_write()
+    if add:
+        _core.add_into(buffer, gradient)
+    else:
+        buffer.copy_(gradient)
 
 
 class Generator:

@@ -87,43 +87,60 @@ class Optimizer:
     ) -> list[FlatGroup]:
         members: dict[tuple[str, bool], list[tuple[str, Tensor]]] = {}
         for name, parameter in pairs:
-            if dtype is not None and parameter.dtype != dtype:
-                parameter.data = parameter.data.cast(dtype)
+            target = parameter.dtype if dtype is None else dtype
             if parameter.requires_grad:
-                members.setdefault((parameter.dtype.name, bool(decays(name, parameter))), []).append((name, parameter))
+                members.setdefault((target.name, bool(decays(name, parameter))), []).append((name, parameter))
+            elif parameter.dtype != target:
+                parameter.data = parameter.data.cast(target)
         if not members:
             raise ConfigError("the optimizer got no parameter that needs a gradient")
-        return [self._make_group(group, decay) for (_, decay), group in members.items()]
+        groups = [
+            self._gather(group, getattr(_core.DType, target), decay) for (target, decay), group in members.items()
+        ]
+        # The parameters' old memory is given back before as much and more is taken: the peak is that of the training.
+        _core.empty_cache(groups[0].data.device)
+        for group in groups:
+            self._add_buffers(group)
+        return groups
 
-    def _make_group(self, pairs: list[tuple[str, Tensor]], decay: bool) -> FlatGroup:
+    def _gather(self, pairs: list[tuple[str, Tensor]], dtype: _core.DType, decay: bool) -> FlatGroup:
+        """Moves the parameters into one buffer of `dtype`, one by one."""
         offsets, end = [], 0
         for _, parameter in pairs:
             offsets.append(end)
             end += -(-parameter.data.numel // _ALIGNMENT) * _ALIGNMENT
-        first = pairs[0][1]
-        device = first.device
+        device = pairs[0][1].device
+        none = _core.empty((0,), _core.DType.float32, device)
         group = FlatGroup(
             weight_decay=self.weight_decay if decay else 0.0,
             names=[name for name, _ in pairs],
             parameters=[parameter for _, parameter in pairs],
             offsets=offsets,
-            data=_core.zeros((end,), first.dtype, device),  # zeros: the gaps between parameters must stay finite
-            grads=_core.zeros((end,), _core.DType.float32, device),
+            data=_core.zeros((end,), dtype, device),  # zeros: the gaps between parameters must stay finite
+            grads=none,
             master=None,
-            state={name: _core.zeros((end,), _core.DType.float32, device) for name in self.state_names},
+            state={},
         )
-        _attach(group)
-        if first.dtype != _core.DType.float32:
-            group.master = group.data.cast(_core.DType.float32)
+        for index, parameter in enumerate(group.parameters):
+            view = group.view(group.data, index)
+            view.copy_(parameter.data)
+            parameter.data = view
         return group
 
+    def _add_buffers(self, group: FlatGroup) -> None:
+        """Gradients, state and master weights."""
+        shape, device = group.data.shape, group.data.device
+        group.grads = _core.zeros(shape, _core.DType.float32, device)
+        group.state = {name: _core.zeros(shape, _core.DType.float32, device) for name in self.state_names}
+        if group.data.dtype != _core.DType.float32:
+            group.master = group.data.cast(_core.DType.float32)
+        _attach(group)
+
     def zero_grad(self) -> None:
-        """Sets every gradient to zero; the buffers stay."""
+        """Sets every gradient to zero; the buffers stay, and are written when the next gradient comes."""
         for group in self.groups:
-            group.grads.fill_(0.0)
-            for index, parameter in enumerate(group.parameters):
-                if parameter.grad is None:
-                    parameter.grad = group.view(group.grads, index)
+            for parameter in group.parameters:
+                parameter.forget_grad()
 
     def grad_norm(self) -> _core.Tensor:
         """Euclidean norm of all gradients together, (1,) float32 on the device."""

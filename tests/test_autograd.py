@@ -130,6 +130,30 @@ def test_gradients_add_up_over_backward_passes():
     assert values(x.grad) == [1.0, 1.0]
 
 
+def test_a_forgotten_gradient_is_overwritten_by_every_kind_of_kernel():
+    """By a product, which can write instead of adding; by one that only adds; by a gradient that is passed on."""
+    x, weight, bias, unused = (leaf(random_array(shape, 1)) for shape in ((5, 3), (4, 3), (4,), (4,)))
+    table = leaf(random_array((1, 4), 2))
+
+    def gradients() -> list[np.ndarray]:
+        F.sum(F.mul(F.linear(x, weight, bias), F.embedding(_core.from_numpy(np.arange(5) * 0), table))).backward()
+        return [tensor.grad.numpy().copy() for tensor in (x, weight, bias, table)]
+
+    first = gradients()
+    for tensor_ in (x, weight, bias, table):
+        assert np.abs(tensor_.grad.numpy()).max() > 0
+        tensor_.grad.fill_(float("nan"))
+        tensor_.forget_grad()
+    for before, after in zip(first, gradients(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    for before, after in zip(first, gradients(), strict=True):  # not forgotten: added
+        np.testing.assert_allclose(2 * before, after, rtol=1e-6)
+    weight.forget_grad()
+    np.testing.assert_array_equal(weight.grad.numpy(), np.zeros((4, 3)))
+    unused.forget_grad()
+    assert unused.grad is None  # there was none
+
+
 def test_micro_batches_add_up_in_float32_though_the_leaf_is_bfloat16():
     x = leaf(np.ones(4), BFLOAT16)
     F.sum(x).backward()

@@ -106,6 +106,32 @@ def test_parameters_and_gradients_become_views_of_two_buffers():
     assert all((parameter.grad.numpy() == 0).all() for parameter in parameters.values())
 
 
+def test_a_parameter_without_a_gradient_since_zero_grad_counts_as_zero():
+    """zero_grad leaves the memory alone: what is in it must reach neither the norm nor the update."""
+    parameters = make_parameters()
+    optimizer = SGD(parameters.items(), learning_rate=1.0)
+    set_gradients(parameters, 1)
+    optimizer.zero_grad()
+    parameters["odd"].grad_as_buffer().fill_(3.0)
+    before = {name: parameter.numpy().copy() for name, parameter in parameters.items()}
+    assert optimizer.grad_norm().item() == 3.0
+    optimizer.step()
+    for name, parameter in parameters.items():
+        np.testing.assert_array_equal(parameter.numpy(), before[name] - (3.0 if name == "odd" else 0.0))
+
+
+def test_the_parameters_old_memory_is_given_back():
+    """A model of 8 MB and its optimizer: never more than weights, gradients, moments and one parameter twice."""
+    parameters = {f"w{index}": Tensor(_core.zeros((512, 1024)), requires_grad=True) for index in range(4)}
+    _core.empty_cache()
+    before = _core.memory_stats("cpu")["reserved"]
+    optimizer = AdamW(parameters.items(), dtype=BF16)
+    grown = _core.memory_stats("cpu")["reserved"] - before
+    assert optimizer.groups[0].master is not None
+    numbers, added = 2 << 20, 2 + 4 + 4 + 4 + 4 - 4  # bytes of each: bf16 weight, float gradient ... less the old one
+    assert grown == pytest.approx(added * numbers, abs=4096)
+
+
 def test_replaced_tensors_are_taken_over():
     """What a module replaces in `load_state_dict` or `zero_grad` must not leave the optimizer with the old tensors."""
     parameters = make_parameters()

@@ -58,14 +58,15 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
     return y;
 }
 
-void matmul_add(const Tensor& y, const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
+void matmul_add(const Tensor& y, const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b,
+                bool accumulate) {
     const char* op = "matmul_add";
     LLMCORE_CHECK(a.dim() == 2 && b.dim() == 2, op, ": a and b must have two dimensions, got shapes ",
                   to_string(a.shape()), " and ", to_string(b.shape()));
     MatmulProblem problem = problem_of(op, a, b, transpose_a, transpose_b);
     check_dtype(op, "y", y, DType::kFloat32);
     check_shape(op, "y", y, {problem.M, problem.N});
-    problem.accumulate = true;
+    problem.accumulate = accumulate;
     dispatch(a, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         run<float, T, T>(backend, y, a, b, problem);

@@ -13,8 +13,10 @@ namespace llmcore {
 // -> (..., M, N). The leading dimensions are equal, or one of the two has none and is used for all.
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b);
 
-// y (M, N) float32 += op(a) op(b) for 2-D a and b of one float type: the gradient of a weight.
-void matmul_add(const Tensor& y, const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b);
+// y (M, N) float32 += op(a) op(b) for 2-D a and b of one float type: the gradient of a weight. Without `accumulate` it
+// is y =, which spares reading y, and whoever made it zeros before.
+void matmul_add(const Tensor& y, const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b,
+                bool accumulate = true);
 
 // x (..., K), weight (N, K) with transpose_weight, else (K, N), bias (N), residual (..., N), all of one float type
 // -> y (..., N) = residual + activation(x weight + bias), and x weight + bias if keep_pre_activation. For the names of

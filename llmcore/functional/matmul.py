@@ -40,13 +40,15 @@ class _MatMul(Function):
         shared = len(source.shape) == 2
         if not shared:
             return _core.matmul(a, b, *transpose)
-        buffer = ctx.grad_buffer(index)
         if transpose == (True, False):  # the batch is part of the summed dimension
-            _core.matmul_add(buffer, _rows(a), _rows(b), True, False)
+            buffer, add = ctx.grad_to_write(index)
+            _core.matmul_add(buffer, _rows(a), _rows(b), True, False, add)
             return None
         if len(a.shape) == 2 and len(b.shape) == 2:
-            _core.matmul_add(buffer, a, b, *transpose)
+            buffer, add = ctx.grad_to_write(index)
+            _core.matmul_add(buffer, a, b, *transpose, add)
             return None
+        buffer = ctx.grad_buffer(index)
         batch = math.prod((a if len(a.shape) > 2 else b).shape[:-2])
         for i in range(batch):
             pair = (
@@ -88,10 +90,10 @@ class _Linear(Function):
     def backward(ctx: Context, dy: _core.Tensor) -> Any:
         x, weight, pre, activation, transpose_weight = ctx.saved
         dpre = _core.bias_activation_backward(dy, pre, activation, ctx.grad_buffer(2))
-        dweight = ctx.grad_buffer(1)
+        dweight, add = ctx.grad_to_write(1)
         if dweight is not None:
             pair = (dpre, x) if transpose_weight else (x, dpre)
-            _core.matmul_add(dweight, _rows(pair[0]), _rows(pair[1]), True, False)
+            _core.matmul_add(dweight, _rows(pair[0]), _rows(pair[1]), True, False, add)
         dx = None
         if ctx.needs_grad(0):
             dx = _core.matmul(_rows(dpre), weight, False, not transpose_weight).view(x.shape)

@@ -78,8 +78,7 @@ class Module:
 
     def zero_grad(self) -> None:
         for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.fill_(0.0)
+            parameter.forget_grad()
 
     def state_dict(self) -> dict[str, _core.Tensor]:
         """The parameters' tensors by name: not copies."""

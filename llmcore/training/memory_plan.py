@@ -139,10 +139,12 @@ def _gpt2_activations(
     # embedding, last residual sum, last norm, and the loss's gradient, which is computed in the forward pass
     outside = (5 if config.embd_pdrop else 4) * held(C) + 4 * held(1, 4)
     kept = outside + (2 * layers * held(C) + layer if activation_checkpointing else layers * layer)
-    # backward through an MLP: gradients of hidden layer and input; or a chunk of logits, float32
+    # backward through an MLP: gradients of hidden layer and input; or a chunk of logits in float32, and of their
+    # gradients, which take the logits' place if they are float32, too
     backward = 2 * held(inner) + 2 * held(C)
     before_loss = layer if activation_checkpointing else 0  # the layer that is computed again is not there yet
-    logits = block_size(_chunk_rows(rows, config.vocab_size) * config.vocab_size * 4) - before_loss
+    chunk = _chunk_rows(rows, config.vocab_size) * config.vocab_size
+    logits = block_size(chunk * 4) + (block_size(chunk * element) if element < 4 else 0) - before_loss
     return kept, max(backward, logits)
 
 

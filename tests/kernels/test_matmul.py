@@ -60,6 +60,10 @@ def test_integers_are_exact(M, N, K, transpose_a, transpose_b, dtype):
     _core.matmul_add(total, _core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b)
     np.testing.assert_array_equal(total.numpy(), expected)
 
+    total.fill_(float("nan"))  # overwritten, not added to
+    _core.matmul_add(total, _core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b, False)
+    np.testing.assert_array_equal(total.numpy(), transposed(a, transpose_a) @ transposed(b, transpose_b))
+
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
