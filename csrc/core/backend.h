@@ -1,7 +1,7 @@
 // Backend tags. A launcher is a template over its backend; each backend instantiates it in its own folder, so a missing
 // kernel is a link error. The CPU sources are compiled once per instruction-set level, each level being its own tag:
 // their code therefore never shares a symbol. The levels above AVX-512 only multiply bf16 matrices differently, so only
-// csrc/cpu/matmul.cpp is compiled for them; core/dispatch.h runs all else at AVX-512.
+// matmul.cpp and attention_bf16.cpp are compiled for them; core/dispatch.h runs all else at AVX-512.
 #pragma once
 
 struct CUstream_st;  // a cudaStream_t points to it

@@ -85,13 +85,27 @@ void check_backward(const char* op, const Tensor& dout, const Tensor& out, const
 
 // q is the tensor that names device and type; the pointers may lead into one packed array.
 template <class T, class Backend>
-std::tuple<Tensor, Tensor> forward(Backend backend, const Tensor& q, const T* k, const T* v,
-                                   const AttentionProblem& p) {
-    Tensor out = Tensor::empty({p.B, p.Tq, p.NH * p.HS}, q.dtype(), q.device());
-    Tensor lse = Tensor::empty({p.B, p.NH, p.Tq}, DType::kFloat32, q.device());
-    Tensor workspace = float_workspace(attention_forward_workspace(backend, p), q.device());
-    attention_forward(backend, out.data<T>(), lse.data<float>(), q.data<T>(), k, v, workspace.data<float>(), p);
-    return {out, lse};
+void forward(Backend backend, const Tensor& out, float* lse, const Tensor& q, const T* k, const T* v,
+             const AttentionProblem& p) {
+    dispatch_product<T, T>(backend, [&](auto level) {
+        Tensor workspace = float_workspace(attention_forward_workspace(level, p), q.device());
+        attention_forward(level, out.data<T>(), lse, q.data<T>(), k, v, workspace.data<float>(), p);
+    });
+}
+
+std::tuple<Tensor, Tensor> empty_results(const Tensor& q, const AttentionProblem& p) {
+    return {Tensor::empty({p.B, p.Tq, p.NH * p.HS}, q.dtype(), q.device()),
+            Tensor::empty({p.B, p.NH, p.Tq}, DType::kFloat32, q.device())};
+}
+
+template <class T, class Backend>
+void backward(Backend backend, T* dq, T* dk, T* dv, const Tensor& dout, const T* q, const T* k, const T* v,
+              const Tensor& out, const Tensor& lse, const AttentionProblem& p) {
+    dispatch_product<T, T>(backend, [&](auto level) {
+        Tensor workspace = float_workspace(attention_backward_workspace(level, p), out.device());
+        attention_backward(level, dq, dk, dv, dout.data<T>(), q, k, v, out.data<T>(), lse.data<float>(),
+                           workspace.data<float>(), p);
+    });
 }
 
 }  // namespace
@@ -99,12 +113,12 @@ std::tuple<Tensor, Tensor> forward(Backend backend, const Tensor& q, const T* k,
 std::tuple<Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                              const AttentionOptions& options) {
     AttentionProblem p = problem_of("attention_forward", q, k, v, options);
-    std::tuple<Tensor, Tensor> result;
-    dispatch(q, [&](auto backend, auto tag) {
+    auto [out, lse] = empty_results(q, p);
+    dispatch(q, [&, &out = out, &lse = lse](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        result = forward<T>(backend, q, k.data<T>(), v.data<T>(), p);
+        forward<T>(backend, out, lse.data<float>(), q, k.data<T>(), v.data<T>(), p);
     });
-    return result;
+    return {out, lse};
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
@@ -117,22 +131,21 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& dout, const 
     Tensor dv = Tensor::empty(v.shape(), q.dtype(), q.device());
     dispatch(q, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        Tensor workspace = float_workspace(attention_backward_workspace(backend, p), q.device());
-        attention_backward(backend, dq.data<T>(), dk.data<T>(), dv.data<T>(), dout.data<T>(), q.data<T>(), k.data<T>(),
-                           v.data<T>(), out.data<T>(), lse.data<float>(), workspace.data<float>(), p);
+        backward(backend, dq.data<T>(), dk.data<T>(), dv.data<T>(), dout, q.data<T>(), k.data<T>(), v.data<T>(), out,
+                 lse, p);
     });
     return {dq, dk, dv};
 }
 
 std::tuple<Tensor, Tensor> attention_qkv_forward(const Tensor& qkv, const AttentionOptions& options) {
     AttentionProblem p = packed_problem_of("attention_qkv_forward", qkv, options);
-    std::tuple<Tensor, Tensor> result;
-    dispatch(qkv, [&](auto backend, auto tag) {
+    auto [out, lse] = empty_results(qkv, p);
+    dispatch(qkv, [&, &out = out, &lse = lse](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         const T* k = qkv.data<T>() + p.NH * p.HS;
-        result = forward<T>(backend, qkv, k, k + p.NKV * p.HS, p);
+        forward<T>(backend, out, lse.data<float>(), qkv, k, k + p.NKV * p.HS, p);
     });
-    return result;
+    return {out, lse};
 }
 
 Tensor attention_qkv_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse,
@@ -142,12 +155,10 @@ Tensor attention_qkv_backward(const Tensor& dout, const Tensor& qkv, const Tenso
     Tensor dqkv = Tensor::empty(qkv.shape(), qkv.dtype(), qkv.device());
     dispatch(qkv, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        Tensor workspace = float_workspace(attention_backward_workspace(backend, p), qkv.device());
         int64_t k_at = p.NH * p.HS, v_at = k_at + p.NKV * p.HS;
         T* dq = dqkv.data<T>();
         const T* q = qkv.data<T>();
-        attention_backward(backend, dq, dq + k_at, dq + v_at, dout.data<T>(), q, q + k_at, q + v_at, out.data<T>(),
-                           lse.data<float>(), workspace.data<float>(), p);
+        backward(backend, dq, dq + k_at, dq + v_at, dout, q, q + k_at, q + v_at, out, lse, p);
     });
     return dqkv;
 }
@@ -163,15 +174,13 @@ Tensor attention_decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_
     Tensor out = Tensor::empty(q.shape(), q.dtype(), q.device());
     dispatch(q, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        bool few = p.Tq <= kDecodeQueries;
-        size_t floats = few ? attention_decode_workspace(backend, p) : attention_forward_workspace(backend, p);
-        Tensor workspace = float_workspace(floats, q.device());
-        if (few)
+        if (p.Tq <= kDecodeQueries) {
+            Tensor workspace = float_workspace(attention_decode_workspace(backend, p), q.device());
             attention_decode(backend, out.data<T>(), q.data<T>(), k_cache.data<T>(), v_cache.data<T>(),
                              workspace.data<float>(), p);
-        else
-            attention_forward(backend, out.data<T>(), static_cast<float*>(nullptr), q.data<T>(), k_cache.data<T>(),
-                              v_cache.data<T>(), workspace.data<float>(), p);
+        } else {
+            forward<T>(backend, out, nullptr, q, k_cache.data<T>(), v_cache.data<T>(), p);
+        }
     });
     return out;
 }

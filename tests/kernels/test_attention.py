@@ -8,7 +8,17 @@ import pytest
 from llmcore import _core
 from llmcore import functional as F
 from llmcore.autograd import Generator, Tensor
-from tests.cases import BFLOAT16, DTYPES, FLOAT32, assert_close, check_gradient, leaf, poison_allocator, random_array
+from tests.cases import (
+    BFLOAT16,
+    DTYPES,
+    FLOAT32,
+    TOLERANCE,
+    assert_close,
+    check_gradient,
+    leaf,
+    poison_allocator,
+    random_array,
+)
 from tests.kernels.philox import keep_mask
 
 
@@ -115,11 +125,12 @@ def test_lengths_of_sequences(T, causal, dtype):
     check(Case(B=1, Tq=T, Tk=T, HS=20, causal=causal), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("Tq, Tk", [(1, 70), (70, 1), (33, 129), (129, 33), (65, 64), (64, 65), (5, 200), (200, 5)])
-def test_cross_attention(Tq, Tk, causal):
+def test_cross_attention(Tq, Tk, causal, dtype):
     """With causal and Tq > Tk the first queries see nothing."""
-    check(Case(Tq=Tq, Tk=Tk, HS=12, causal=causal), FLOAT32)
+    check(Case(Tq=Tq, Tk=Tk, HS=12, causal=causal), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
@@ -128,13 +139,16 @@ def test_grouped_heads(NH, NKV, dtype):
     check(Case(NH=NH, NKV=NKV, Tq=70, Tk=70, HS=9, causal=True), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("causal", [False, True])
-def test_padded_keys(causal):
-    check(Case(B=5, Tq=70, Tk=70, causal=causal, lengths=[70, 1, 0, 64, 33]), FLOAT32)
+def test_padded_keys(causal, dtype):
+    check(Case(B=5, Tq=70, Tk=70, causal=causal, lengths=[70, 1, 0, 64, 33]), dtype)
 
 
-def test_given_scale():
-    check(Case(Tq=20, Tk=20, scale=0.7, causal=True), FLOAT32)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("scale", [0.7, -0.3])
+def test_given_scale(scale, dtype):
+    check(Case(Tq=20, Tk=20, scale=scale, causal=True), dtype)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +163,14 @@ def test_gradients_are_the_slopes(case):
     check_gradient(tensors[2].grad, lambda x: (case.forward(q, k, x) * dout).sum(), v, FLOAT32)
 
 
-def test_queries_without_keys_are_zero_and_lse_is_minus_infinity():
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_queries_without_keys_are_zero_and_lse_is_minus_infinity(dtype):
     case = Case(B=2, Tq=6, Tk=4, causal=True, lengths=[4, 0])
-    q, k, v, dout = case.inputs(FLOAT32)
-    tensors = [leaf(x) for x in (q, k, v)]
+    q, k, v, dout = case.inputs(dtype)
+    tensors = [leaf(x, dtype) for x in (q, k, v)]
     out = case.run(*tensors)
     assert not out.numpy()[1].any() and not out.numpy()[0, :2].any() and out.numpy()[0, 2:].all()
-    out.backward(_core.from_numpy(dout))
+    out.backward(_core.from_numpy(dout, dtype))
     assert all(np.isfinite(t.grad.numpy()).all() and not t.grad.numpy()[1].any() for t in tensors)
 
     options = _core.AttentionOptions(2, 2, True, int_tensor([4, 0]), None, 0.0, 0, 0)
@@ -164,23 +179,28 @@ def test_queries_without_keys_are_zero_and_lse_is_minus_infinity():
     assert np.isneginf(lse.numpy()[1]).all()
 
 
-def test_large_scores_do_not_overflow():
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("Tk", [100, 200])
+def test_large_scores_do_not_overflow(Tk, dtype):
     """Rows whose maximum moves far from one tile of keys to the next, up and down."""
-    case = Case(B=1, NH=1, NKV=1, Tq=3, Tk=200, HS=1, scale=1.0)
+    case = Case(B=1, NH=1, NKV=1, Tq=3, Tk=Tk, HS=1, scale=1.0)
     q, dout = np.array([[[1.0], [-1.0], [0.5]]]), np.ones((1, 3, 1))
-    k, v = np.linspace(-300, 300, 200)[None, :, None].astype(np.float32), random_array((1, 200, 1))
-    tensors = [leaf(x) for x in (q, k, v)]
+    k = _core.from_numpy(np.linspace(-300, 300, Tk)[None, :, None], dtype).numpy().astype(np.float64)
+    v = random_array((1, Tk, 1), dtype=dtype)
+    tensors = [leaf(x, dtype) for x in (q, k, v)]
     out = case.run(*tensors)
-    np.testing.assert_allclose(out.numpy(), case.forward(q, k, v), rtol=1e-4, atol=1e-5)
-    out.backward(_core.from_numpy(dout))
-    np.testing.assert_allclose(tensors[2].grad.numpy(), case.backward(q, k, v, dout)[2], rtol=1e-4, atol=1e-5)
+    limits = dict(rtol=1e-4, atol=1e-5) if dtype == FLOAT32 else TOLERANCE[dtype]
+    np.testing.assert_allclose(out.numpy(), case.forward(q, k, v), **limits)
+    out.backward(_core.from_numpy(dout, dtype))
+    np.testing.assert_allclose(tensors[2].grad.numpy(), case.backward(q, k, v, dout)[2], **limits)
 
 
-def test_nan_in_a_key_reaches_only_the_queries_that_see_it():
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_nan_in_a_key_reaches_only_the_queries_that_see_it(dtype):
     case = Case(B=1, NH=1, NKV=1, Tq=130, Tk=130, causal=True)
-    q, k, v, _ = case.inputs(FLOAT32)
+    q, k, v, _ = case.inputs(dtype)
     k[0, 128] = np.nan
-    out = case.run(leaf(q), leaf(k), leaf(v)).numpy()
+    out = case.run(*[leaf(x, dtype) for x in (q, k, v)]).numpy()
     assert np.isfinite(out[0, :128]).all() and np.isnan(out[0, 128:]).all()
 
 
@@ -200,7 +220,7 @@ def test_packed_form_has_the_same_bits(NKV, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-@pytest.mark.parametrize("Tq, Tk", [(70, 70), (5, 131)])
+@pytest.mark.parametrize("Tq, Tk", [(70, 70), (5, 131), (20, 5)])
 def test_dropout_draws_the_philox_mask(Tq, Tk, dtype):
     """Forward and backward against the reference with the mask that NumPy draws."""
     case = Case(NH=4, NKV=2, Tq=Tq, Tk=Tk, causal=True)
@@ -273,17 +293,18 @@ def test_same_bits_for_any_number_of_threads(dtype):
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_row_does_not_depend_on_the_rest_of_the_batch():
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_a_row_does_not_depend_on_the_rest_of_the_batch(dtype):
     case = Case(B=5, NH=4, NKV=2, Tq=90, Tk=90, HS=16, causal=True, lengths=[90, 17, 64, 90, 3])
-    q, k, v, dout = case.inputs(FLOAT32)
-    together = [leaf(x) for x in (q, k, v)]
+    q, k, v, dout = case.inputs(dtype)
+    together = [leaf(x, dtype) for x in (q, k, v)]
     out = case.run(*together)
-    out.backward(_core.from_numpy(dout))
+    out.backward(_core.from_numpy(dout, dtype))
     for b in range(5):
         case.lengths = [[90, 17, 64, 90, 3][b]]
-        alone = [leaf(x[b : b + 1]) for x in (q, k, v)]
+        alone = [leaf(x[b : b + 1], dtype) for x in (q, k, v)]
         out_b = case.run(*alone)
-        out_b.backward(_core.from_numpy(dout[b : b + 1]))
+        out_b.backward(_core.from_numpy(dout[b : b + 1], dtype))
         np.testing.assert_array_equal(out_b.numpy()[0], out.numpy()[b])
         for one, all_rows in zip(alone, together, strict=True):
             np.testing.assert_array_equal(one.grad.numpy()[0], all_rows.grad.numpy()[b])
