@@ -26,3 +26,11 @@ def use_core(path: str) -> None:
 # A core of another build: one for the emulated GPU, say (CONTRIBUTING.md, "CUDA without a GPU").
 if os.environ.get("LLMCORE_CORE"):
     use_core(os.environ["LLMCORE_CORE"])
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Shows what tests recorded for the reader: record_property("summary", "...")."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    lines = [value for report in reports for name, value in getattr(report, "user_properties", []) if name == "summary"]
+    for line in sorted(set(lines)):
+        terminalreporter.write_line(line)

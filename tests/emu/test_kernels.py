@@ -1,0 +1,96 @@
+"""The CUDA tests of the kernel families on the emulated device, in three builds (cmake/emulated_cores.cmake).
+
+coverage: every policy, and at least 90 % of the lines of a family's sources run. asan: each tensor is an allocation of
+its own size, so its ends are seen. race: the detector needs no luck, so two policies are enough.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.emu.build import EMULATED, ROOT, build_emulated_core
+
+FAMILIES = sorted(
+    {p.stem for p in (ROOT / "csrc/cuda").glob("*.cu")} & {p.stem for p in (ROOT / "csrc/kernels").glob("*.h")}
+)
+POLICIES = {"coverage": "cuda", "asan": "forward-late or random-mixed", "race": "forward-late or reverse-early"}
+MINIMUM_COVERAGE = 90.0
+
+
+def environment(build: str, **more: str) -> dict[str, str]:
+    variables = os.environ | {"LLMCORE_CORE": str(build_emulated_core(build))} | more
+    if build == "asan":
+        library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+        variables["LD_PRELOAD"] = library.stdout.strip()
+        variables["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
+    return {name: value for name, value in variables.items() if not name.startswith("PYTEST_")}
+
+
+def run_tests(build: str, family: str, **more: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "cuda"]
+    command += ["-k", POLICIES[build], f"tests/kernels/test_{family}.py"]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment(build, **more), capture_output=True, text=True, timeout=800
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-4000:]
+
+
+@pytest.mark.parametrize("build", ["asan", "race"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family(family, build):
+    run_tests(build, family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_and_its_coverage(family, tmp_path, record_property):
+    run_tests("coverage", family, GCOV_PREFIX=str(tmp_path))
+    sources = [
+        p for p in sorted((ROOT / "csrc/cuda").glob("*.cu")) if p.stem == family or p.stem.startswith(f"{family}_")
+    ]
+    for source in sources:
+        lines = executed_lines(source, tmp_path)
+        assert lines, f"{source.name}: no line was counted"
+        missed = sorted(number for number, count in lines.items() if count == 0)
+        percent = 100 - 100 * len(missed) / len(lines)
+        record_property("summary", f"{source.relative_to(ROOT)}: {percent:.1f} % of {len(lines)} lines ran")
+        assert percent >= MINIMUM_COVERAGE, f"{source.name}: {percent:.1f} %, lines that did not run: {missed}"
+
+
+def executed_lines(source: Path, counts: Path) -> dict[int, int]:
+    """Line -> how often it ran; a line of a template ran if it did in any of its instances."""
+    objects = EMULATED / "CMakeFiles/llmcore_cuda_coverage.dir/csrc/cuda"
+    data = counts / objects.relative_to("/") / f"{source.name}.gcda"
+    data.with_suffix(".gcno").write_bytes((objects / f"{source.name}.gcno").read_bytes())
+    subprocess.run(["gcov", "--json-format", data.name], cwd=data.parent, check=True, capture_output=True)
+    (report,) = data.parent.glob(f"{source.name}*.gcov.json.gz")
+    lines: dict[int, int] = {}
+    for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
+        if Path(file["file"]).name == source.name:
+            for line in file["lines"]:
+                number = line["line_number"]
+                lines[number] = max(lines.get(number, 0), line["count"])
+    return lines
+
+
+def test_the_builds_are_what_they_are_called():
+    found = {}
+    for build in POLICIES:
+        program = "import tests.conftest; from llmcore import _core; print(_core.emulator.race_detection())"
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=environment(build),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        libraries = subprocess.run(["ldd", str(build_emulated_core(build))], capture_output=True, text=True, check=True)
+        found[build] = (result.stdout.strip(), "libasan" in libraries.stdout)
+    assert found == {"coverage": ("False", False), "asan": ("False", True), "race": ("True", False)}
