@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from llmcore import _core
+from llmcore import _core, machine
 from llmcore.machine import matmul_peak_flops
 
 
@@ -32,3 +32,20 @@ def test_it_is_measured_once_for_each_dtype_and_number_of_threads():
     alone = matmul_peak_flops(_core.DType.bfloat16)
     _core.set_num_threads(0)
     assert alone != matmul_peak_flops(_core.DType.bfloat16) or _core.num_threads() == 1
+
+
+def test_the_peak_only_rises(monkeypatch):
+    """Other work on the machine makes a measurement too low, never too high."""
+    monkeypatch.setattr(machine, "_peaks", {})
+    rates = iter([3.0, 2.0, 5.0])
+    monkeypatch.setattr(machine, "_measure_peak", lambda dtype, device: next(rates))
+    peak = machine.matmul_peak_flops
+    assert [peak(), peak(), peak(again=True), peak(again=True), peak()] == [3.0, 3.0, 3.0, 5.0, 5.0]
+
+
+def test_the_bandwidth_depends_on_where_the_bytes_are(monkeypatch):
+    measured = []
+    monkeypatch.setattr(machine, "_measured_bandwidth", lambda size, device, threads: measured.append(size) or 1.0)
+    for nbytes in (1, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 28, 1 << 40):
+        machine.memory_bandwidth(nbytes)
+    assert measured == [1 << 20, 1 << 20, 16 << 20, 16 << 20, 256 << 20, 256 << 20]

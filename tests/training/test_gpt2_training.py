@@ -258,3 +258,18 @@ def test_padding_on_the_left_is_refused_in_evaluation_too(tmp_path):
         trainer.evaluate(rows)
     left.padding_side = "right"
     assert trainer.evaluate(rows)["eval_loss"] > 4.0
+
+
+def test_no_more_than_the_peak_is_reported(tmp_path, monkeypatch):
+    """A peak that was measured while the machine was busy is too low; it is measured again before it is believed."""
+    asked = []
+
+    def peak(dtype, device, again=False):
+        asked.append(again)
+        return 4.0 if again else 2.0
+
+    monkeypatch.setattr("llmcore.training.trainer.matmul_peak_flops", peak)
+    trainer = Trainer(make_model(), TrainingArguments(output_dir=str(tmp_path)))
+    assert trainer._part_of_peak(1.0) == 0.5 and asked == [False]
+    assert trainer._part_of_peak(3.0) == 0.75 and asked[-1] is True
+    assert trainer._part_of_peak(8.0) == 1.0
