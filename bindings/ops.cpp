@@ -36,7 +36,9 @@ void bind_ops(py::module_& m) {
     py::class_<AttentionOptions>(m, "AttentionOptions")
         .def(py::init<int64_t, int64_t, bool, std::optional<Tensor>, std::optional<float>, float, uint64_t, uint64_t>(),
              arg("num_heads"), arg("num_kv_heads"), arg("causal"), arg("lengths"), arg("scale"), arg("dropout_p"),
-             arg("seed"), arg("offset"));
+             arg("seed"), arg("offset"))
+        .def_readonly("num_heads", &AttentionOptions::num_heads)
+        .def_readonly("causal", &AttentionOptions::causal);
     m.def("attention_forward", &attention_forward, arg("q"), arg("k"), arg("v"), arg("options"), release);
     m.def("attention_backward", &attention_backward, arg("dout"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"),
           arg("options"), release);

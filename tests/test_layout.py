@@ -144,6 +144,7 @@ MAY_IMPORT = {
     "models": FOUNDATION | {"autograd", "data", "functional", "nn", "inference", "generation", "models", "tensor_file"},
     "schedule": FOUNDATION,
     "optim": FOUNDATION | {"autograd", "nn"},
+    "profiling": FOUNDATION | {"machine", "profiling"},
 }
 LOWER = set(MAY_IMPORT) | FOUNDATION
 MAY_IMPORT["evaluation"] = LOWER | {"evaluation"}

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "turn text into token files that training reads"),
     "tokenizer": ("tokenizer", "train a tokenizer on text"),
     "plot": ("plot", "draw the loss curves of runs"),
+    "profile": ("profile", "show where the time of a training step goes"),
     "presets": ("presets", "list the model sizes that have a name"),
     "config-schema": ("config_schema", "print the JSON schema of a verb's config file"),
     "env": ("env", "print versions and hardware, for bug reports"),

@@ -23,6 +23,7 @@ _CLASSES = {
     "tokenizer": "TokenizerOptions",
     "generate": "GenerateOptions",
     "evaluate": "EvaluateOptions",
+    "profile": "ProfileOptions",
     "quickstart": "QuickstartOptions",
 }
 _SIMPLE = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}

@@ -241,3 +241,18 @@ def test_the_quickstarts_split_keeps_files_apart():
     again = split_files(list(reversed(files)))
     assert set(again[1]) == set(held_out)  # by name, whatever the order
     assert split_files(files[:2])[0] and split_files(files[:2])[1]
+
+
+def test_profile_of_presets_and_folders(folder):
+    common = ["--batch_size", "2", "--block_size", "16", "--steps", "2"]
+    text = run("profile", "gpt2-tiny", *common, "--shapes", "--num_threads", "1", cwd=folder).stdout
+    assert "2 x 16 tokens, float32" in text and "with 1 threads" in text and "GFLOP/s" in text and "GB/s" in text
+    assert any(line.startswith("matmul ") and "a b^T 32 x 128 x 128" in line for line in text.splitlines())
+    result = run_json("profile", "out", *common, "--dtype", "bfloat16", "--activation_checkpointing", cwd=folder)
+    assert result["tokens"] == 32 and result["dtype"] == "bfloat16" and result["peak_memory"] > 0
+    assert sum(row["share"] for row in result["rows"]) == pytest.approx(1.0)
+    assert {"linear_forward", "matmul_add", "adamw_step", "clip_factor"} <= {row["op"] for row in result["rows"]}
+    wrong = run("profile", "gpt2-tiny", "--steps", "0", cwd=folder, status=2)
+    assert "steps must be at least 1, got 0" in wrong.stderr
+    wrong = run("profile", "gpt2-tiny", "--block_size", "129", cwd=folder, status=2)
+    assert "longer than the model's n_positions=128" in wrong.stderr
