@@ -159,6 +159,8 @@ class _MetricReducer:
         if options.batch_eval_metrics and self.compute is not None and not self.streams:
             if "compute_result" not in inspect.signature(self.compute).parameters:
                 raise ConfigError("batch_eval_metrics=True needs compute_metrics(prediction, compute_result)")
+        if self.streams and hasattr(self.compute, "reset"):
+            self.compute.reset()  # what an earlier evaluation has counted
         self.collects = options.keep_predictions or not (self.streams or options.batch_eval_metrics)
         self.predictions: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
