@@ -30,6 +30,7 @@ template <class... Parameters, class... Arguments>
 void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
     // Copied once for all threads, like the parameter buffer of a GPU.
     std::tuple<std::decay_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+    emu::check_launch(shape.shared_bytes, shape.cluster);
     emu::submit(shape.stream, [shape, kernel, parameters] {
         const emu::LaunchShape run_as{.grid = shape.grid,
                                       .block = shape.block,

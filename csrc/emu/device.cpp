@@ -70,6 +70,14 @@ const std::vector<cudaDeviceProp>& devices() {
     return device_list();
 }
 
+void check_launch(size_t shared_bytes, unsigned cluster) {
+    const cudaDeviceProp& device = devices().at(static_cast<size_t>(device_of_thread()));
+    if (shared_bytes > device.sharedMemPerBlockOptin)
+        throw Error("launch", std::to_string(shared_bytes) + " bytes of shared memory; a block of the " + device.name +
+                                  " has at most " + std::to_string(device.sharedMemPerBlockOptin / 1024) + " KiB");
+    if (cluster > 1 && device.major < 9) throw Error("launch", std::string("the ") + device.name + " has no clusters");
+}
+
 std::recursive_mutex& machine_lock() {
     static auto* lock = new std::recursive_mutex;
     return *lock;

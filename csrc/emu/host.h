@@ -27,6 +27,10 @@ struct MemoryAccount {
 MemoryAccount memory_account(int device);
 std::string leak_report();  // "" if nothing is allocated; else each block's size, device and number of allocation
 
+// Throws Error("launch") for what the calling thread's device cannot run: too much shared memory, or clusters before
+// compute capability 9.0.
+void check_launch(size_t shared_bytes, unsigned cluster);
+
 // Does the work now, or records it if the stream captures. Throws what the work throws.
 void submit(cudaStream_t stream, std::function<void()> work);
 
