@@ -10,12 +10,13 @@ from llmcore import _core
 from llmcore import functional as F
 from llmcore.autograd import Tensor
 from tests.cases import BFLOAT16, DTYPES, FLOAT32, assert_close, check_gradient, leaf, poison_allocator, random_array
+from tests.devices import schedules
 
 TRANSPOSES = list(itertools.product([False, True], repeat=2))
 ACTIVATIONS = [None, "gelu_new", "gelu", "relu", "silu", "tanh"]
 
 # (M, N, K) around the sizes at which the CPU kernels change their ways: strips (4, 6, 14, 32 rows), panels (8, 16, 32
-# columns), blocks of K (384 to 1024), tiles (512 columns, 560 rows), and all that is smaller than one of them.
+# columns), blocks of K (384 to 1024), tiles (512 columns, 560 rows; 64 and 128 with CUDA), and all that is smaller.
 SHAPES = [
     *((1, 1, 1), (1, 33, 7), (3, 1, 31), (15, 31, 33), (14, 32, 16), (29, 65, 257)),
     *((5, 513, 9), (563, 3, 5), (2, 40, 385), (31, 17, 769), (64, 64, 64), (45, 35, 2085)),
@@ -45,54 +46,55 @@ def activate(x: np.ndarray, name: str | None) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
 @pytest.mark.parametrize("M, N, K", SHAPES)
-def test_integers_are_exact(M, N, K, transpose_a, transpose_b, dtype):
+def test_integers_are_exact(M, N, K, transpose_a, transpose_b, dtype, device):
     """Small integers and their sums have no rounding in float32; a bfloat16 result is rounded once."""
     generator = np.random.default_rng(M * 1000 + N * 10 + K)
     a = generator.integers(-3, 4, (K, M) if transpose_a else (M, K)).astype(np.float32)
     b = generator.integers(-3, 4, (N, K) if transpose_b else (K, N)).astype(np.float32)
-    poison_allocator()
-    y = _core.matmul(_core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b)
+    ta, tb = _core.from_numpy(a, dtype, device), _core.from_numpy(b, dtype, device)
+    poison_allocator(device)
+    y = _core.matmul(ta, tb, transpose_a, transpose_b)
     expected = transposed(a, transpose_a) @ transposed(b, transpose_b)
     np.testing.assert_array_equal(y.numpy(), _core.from_numpy(expected, dtype).numpy())
 
-    total = _core.from_numpy(generator.integers(-9, 9, (M, N)).astype(np.float32))
+    total = _core.from_numpy(generator.integers(-9, 9, (M, N)).astype(np.float32), None, device)
     expected = expected + total.numpy()
-    _core.matmul_add(total, _core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b)
+    _core.matmul_add(total, ta, tb, transpose_a, transpose_b)
     np.testing.assert_array_equal(total.numpy(), expected)
 
     total.fill_(float("nan"))  # overwritten, not added to
-    _core.matmul_add(total, _core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b, False)
+    _core.matmul_add(total, ta, tb, transpose_a, transpose_b, False)
     np.testing.assert_array_equal(total.numpy(), transposed(a, transpose_a) @ transposed(b, transpose_b))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
 @pytest.mark.parametrize("batch_a, batch_b", [((), ()), ((2, 3), (2, 3)), ((4,), ()), ((), (4,))])
-def test_gradients(batch_a, batch_b, transpose_a, transpose_b, dtype):
+def test_gradients(batch_a, batch_b, transpose_a, transpose_b, dtype, device):
     M, N, K = 9, 18, 21
     a = random_array((*batch_a, *((K, M) if transpose_a else (M, K))), 1, dtype=dtype)
     b = random_array((*batch_b, *((N, K) if transpose_b else (K, N))), 2, dtype=dtype)
-    ta, tb = leaf(a, dtype), leaf(b, dtype)
+    ta, tb = leaf(a, dtype, device), leaf(b, dtype, device)
 
     def reference(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return transposed(u, transpose_a) @ transposed(v, transpose_b)
 
-    poison_allocator()
+    poison_allocator(device)
     y = F.matmul(ta, tb, transpose_a, transpose_b)
     expected = reference(a, b)
-    assert y.shape == expected.shape
+    assert y.shape == expected.shape and y.device.startswith(device)
     assert_close(y, expected, dtype, scale=np.sqrt(K))
     dy = random_array(expected.shape, 3, dtype=dtype)
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     check_gradient(ta.grad, lambda v: (reference(v, b) * dy).sum(), a, dtype, scale=np.sqrt(K))
     check_gradient(tb.grad, lambda v: (reference(a, v) * dy).sum(), b, dtype, scale=np.sqrt(K))
 
 
-def test_gradients_of_a_shared_operand_are_not_rounded_to_bfloat16():
+def test_gradients_of_a_shared_operand_are_not_rounded_to_bfloat16(device):
     ones = np.ones((300, 1))
-    weight = leaf(np.ones((1, 1)), BFLOAT16)
-    F.matmul(leaf(ones, BFLOAT16), weight).backward(_core.from_numpy(ones, BFLOAT16))
-    F.matmul(leaf(ones[:1], BFLOAT16), weight).backward(_core.from_numpy(ones[:1], BFLOAT16))
+    weight = leaf(np.ones((1, 1)), BFLOAT16, device)
+    for x in (ones, ones[:1]):
+        F.matmul(leaf(x, BFLOAT16, device), weight).backward(_core.from_numpy(x, BFLOAT16, device))
     assert weight.grad.item() == 301  # bfloat16 has no 301
 
 
@@ -100,7 +102,7 @@ def test_gradients_of_a_shared_operand_are_not_rounded_to_bfloat16():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("transpose_weight", [True, False])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_linear(with_bias, transpose_weight, activation, dtype):
+def test_linear(with_bias, transpose_weight, activation, dtype, device):
     B, T, N, K = 3, 7, 37, 19
     x = random_array((B, T, K), 1, dtype=dtype)
     weight = random_array((N, K) if transpose_weight else (K, N), 2, 0.5, dtype=dtype)
@@ -112,11 +114,11 @@ def test_linear(with_bias, transpose_weight, activation, dtype):
         return residual + activate(x @ transposed(weight, transpose_weight) + bias, activation)
 
     values = [x, weight, bias, residual]
-    tensors = [leaf(value, dtype) for value in values]
-    poison_allocator()
+    tensors = [leaf(value, dtype, device) for value in values]
+    poison_allocator(device)
     y = F.linear(tensors[0], tensors[1], tensors[2] if with_bias else None, activation, transpose_weight, tensors[3])
     assert_close(y, reference(*values), dtype, scale=np.sqrt(K))
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     for i in range(4):
         if i == 2 and not with_bias:
             continue
@@ -127,11 +129,11 @@ def test_linear(with_bias, transpose_weight, activation, dtype):
         check_gradient(tensors[i].grad, loss, values[i], dtype, scale=np.sqrt(K))
 
 
-def test_linear_adds_into_gradients_that_are_there():
-    x, weight, bias = leaf(np.ones((2, 3))), leaf(np.ones((4, 3))), leaf(np.zeros(4))
+def test_linear_adds_into_gradients_that_are_there(device):
+    x, weight, bias = (leaf(value, device=device) for value in (np.ones((2, 3)), np.ones((4, 3)), np.zeros(4)))
     for _ in range(2):
         y = F.linear(x, weight, bias)
-        y.backward(_core.from_numpy(np.ones((2, 4))))
+        y.backward(_core.from_numpy(np.ones((2, 4)), None, device))
     np.testing.assert_array_equal(weight.grad.numpy(), np.full((4, 3), 4))
     np.testing.assert_array_equal(bias.grad.numpy(), np.full(4, 4))
     np.testing.assert_array_equal(x.grad.numpy(), np.full((2, 3), 8))
@@ -153,11 +155,11 @@ def test_linear_without_gradients_keeps_no_pre_activation():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS[1:])
-def test_activations_over_the_whole_range(activation):
+def test_activations_over_the_whole_range(activation, device):
     """Bounds of cpu/simd_math.h, through products with 1: over all magnitudes, and densely where things happen."""
     magnitudes = np.concatenate([np.logspace(-38, 38, 5000), np.linspace(0, 12, 20011)])
     x = np.concatenate([magnitudes, -magnitudes]).astype(np.float32)
-    one, points = leaf(np.ones((1, 1))), leaf(x[:, None])
+    one, points = leaf(np.ones((1, 1)), device=device), leaf(x[:, None], device=device)
     y = F.linear(one, points, activation=activation)  # (1, points)
     wide = x.astype(np.float64)
     with np.errstate(over="ignore"):
@@ -165,7 +167,7 @@ def test_activations_over_the_whole_range(activation):
     scale = np.maximum(1, np.abs(wide))
     np.testing.assert_allclose(y.numpy()[0] / scale, expected / scale, atol=2e-7, rtol=0)
 
-    y.backward(_core.from_numpy(np.ones((1, x.size))))
+    y.backward(_core.from_numpy(np.ones((1, x.size)), None, device))
     with np.errstate(over="ignore"):
         step = 1e-5
         slope = (activate(wide + step, activation) - activate(wide - step, activation)) / (2 * step)
@@ -176,36 +178,36 @@ def test_activations_over_the_whole_range(activation):
     np.testing.assert_allclose(outer, expected_outer[np.abs(wide) > 30], atol=1e-11)  # silu(-30)
 
 
-def test_tanh_is_relatively_exact():
+def test_tanh_is_relatively_exact(device):
     x = np.concatenate([np.logspace(-30, 2, 4001), -np.logspace(-30, 2, 4001)]).astype(np.float32)
-    one = Tensor(_core.from_numpy(np.ones((1, 1))))
-    points = Tensor(_core.from_numpy(x[:, None]))
+    one = Tensor(_core.from_numpy(np.ones((1, 1)), None, device))
+    points = Tensor(_core.from_numpy(x[:, None], None, device))
     np.testing.assert_allclose(
         F.linear(one, points, activation="tanh").numpy()[0], np.tanh(x.astype(np.float64)), rtol=2.4e-7
     )
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_nan_stays_nan(activation):
-    x = leaf(np.array([[np.nan], [1.0]]))
-    y = F.linear(x, leaf(np.ones((1, 1))), activation=activation)
-    y.backward(_core.from_numpy(np.ones((2, 1))))
+def test_nan_stays_nan(activation, device):
+    x = leaf(np.array([[np.nan], [1.0]]), device=device)
+    y = F.linear(x, leaf(np.ones((1, 1)), device=device), activation=activation)
+    y.backward(_core.from_numpy(np.ones((2, 1)), None, device))
     assert np.isnan(y.numpy()[0, 0]) and np.isfinite(y.numpy()[1, 0])
     if activation is not None:
         assert np.isnan(x.grad.numpy()[0, 0]) and np.isfinite(x.grad.numpy()[1, 0])
 
 
 @pytest.mark.parametrize("M, N, K", [(0, 5, 3), (5, 0, 3), (5, 3, 0), (0, 0, 0)])
-def test_empty(M, N, K):
-    x, weight, bias = leaf(np.ones((M, K))), leaf(np.ones((N, K))), leaf(np.full(N, 2.0))
-    poison_allocator()
+def test_empty(M, N, K, device):
+    x, weight, bias = (leaf(value, device=device) for value in (np.ones((M, K)), np.ones((N, K)), np.full(N, 2.0)))
+    poison_allocator(device)
     y = F.linear(x, weight, bias)
     np.testing.assert_array_equal(y.numpy(), np.full((M, N), K + 2.0))
-    y.backward(_core.from_numpy(np.ones((M, N))))
+    y.backward(_core.from_numpy(np.ones((M, N)), None, device))
     np.testing.assert_array_equal(weight.grad.numpy(), np.full((N, K), M))
     np.testing.assert_array_equal(bias.grad.numpy(), np.full(N, M))
     np.testing.assert_array_equal(x.grad.numpy(), np.full((M, K), N))
-    batch = F.matmul(leaf(np.ones((0, M, K))), leaf(np.ones((0, K, N))))
+    batch = F.matmul(leaf(np.ones((0, M, K)), device=device), leaf(np.ones((0, K, N)), device=device))
     assert batch.shape == (0, M, N)
 
 
@@ -226,11 +228,28 @@ def test_same_bits_for_any_number_of_threads(dtype):
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_row_alone_has_the_bits_it_has_in_a_batch():
-    x, weight = random_array((50, 777), 1), random_array((90, 777), 2)
-    together = _core.matmul(_core.from_numpy(x), _core.from_numpy(weight), False, True).numpy()
-    for row in (0, 13, 14, 49):
-        alone = _core.matmul(_core.from_numpy(x[row : row + 1]), _core.from_numpy(weight), False, True).numpy()
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_same_bits_every_time(dtype, device):
+    values = [random_array(shape, 1, dtype=dtype) for shape in ((203, 96), (72, 96), (72,))]
+    dy = _core.from_numpy(random_array((203, 72), 2, dtype=dtype), dtype, device)
+    results = []
+    for _ in schedules(device):
+        tensors = [leaf(value, dtype, device) for value in values]
+        y = F.linear(*tensors, activation="gelu_new")
+        y.backward(dy)
+        results.append([y.numpy().copy(), *(t.grad.numpy().copy() for t in tensors)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_a_row_alone_has_the_bits_it_has_in_a_batch(dtype, device):
+    x, weight = random_array((150, 776), 1, dtype=dtype), random_array((90, 776), 2, dtype=dtype)
+    on_device = _core.from_numpy(weight, dtype, device)
+    together = _core.matmul(_core.from_numpy(x, dtype, device), on_device, False, True).numpy()
+    for row in (0, 13, 14, 149):
+        alone = _core.matmul(_core.from_numpy(x[row : row + 1], dtype, device), on_device, False, True).numpy()
         np.testing.assert_array_equal(alone[0], together[row])
 
 

@@ -1,0 +1,180 @@
+// y = op(a) op(b) by multiply-adds in float, for float operands and for mixed ones; any compute capability.
+//
+// A block computes one tile of y, a thread 8x8 or 4x4 of it. It goes along K in steps of 16, whose operands lie in
+// shared memory as (k, row), so that four values come with one load. While one of two buffers is multiplied, the next
+// step's values are on their way to registers. Every sum runs over k in order, one fused multiply-add after another. At
+// the end the sums go through shared memory to the epilogue.
+#include "cuda/matmul_epilogue.cuh"
+#include "cuda/matmul_tile.cuh"
+#include "cuda/matmul_variants.cuh"
+
+namespace llmcore {
+namespace {
+
+constexpr int kStepK = 16;
+
+// kBlock x kBlock; a thread has kFours x kFours groups of 4x4, evenly spread.
+template <int kBlock_, int kFours_>
+struct SimtTile {
+    static constexpr int kBlock = kBlock_, kFours = kFours_, kPart = kBlock / kFours, kPer = 4 * kFours;
+    static constexpr int kAcross = kBlock / kPer, kThreads = kAcross * kAcross;
+    static constexpr int kPitch = kBlock + 4;  // floats from one k to the next
+    static constexpr int kElements = kBlock * kStepK / kThreads, kBufferFloats = 2 * kStepK * kPitch;
+    static constexpr int kSumsFloats = kBlock * kSumsPitch<kBlock>;
+    static constexpr int kSharedFloats = 2 * kBufferFloats > kSumsFloats ? 2 * kBufferFloats : kSumsFloats;
+};
+
+using LargeTile = SimtTile<128, 2>;  // 68 KB
+using SmallTile = SimtTile<64, 1>;   // 18 KB
+
+// op(a), or op(b)^T: element (row, k) is data[row * row_step + k * k_step]. One of the steps is 1.
+template <class T>
+struct FloatOperand {
+    const T* data;
+    int rows, row_step, k_step;
+};
+
+// Which elements of a step are this thread's: (row + i * row_turn, k + i * k_turn). Neighbouring threads take
+// neighbouring elements of memory.
+template <class Tile>
+struct Share {
+    int row, k, row_turn, k_turn;
+    LLMCORE_DEVICE explicit Share(bool k_is_contiguous) {
+        const int thread = int(threadIdx.x), along_k = kStepK, along_rows = Tile::kBlock;
+        row = k_is_contiguous ? thread / along_k : thread % along_rows;
+        k = k_is_contiguous ? thread % along_k : thread / along_rows;
+        row_turn = k_is_contiguous ? Tile::kThreads / along_k : 0;
+        k_turn = k_is_contiguous ? 0 : Tile::kThreads / along_rows;
+    }
+};
+
+template <class Tile, class T>
+LLMCORE_DEVICE void load_values(float (&values)[Tile::kElements], const FloatOperand<T>& operand,
+                                const Share<Tile>& share, int row0, int k0, int K) {
+#pragma unroll
+    for (int i = 0; i < Tile::kElements; ++i) {
+        const int row = row0 + share.row + i * share.row_turn, k = k0 + share.k + i * share.k_turn;
+        const size_t at = size_t(row) * size_t(operand.row_step) + size_t(k) * size_t(operand.k_step);
+        values[i] = row < operand.rows && k < K ? to_float(operand.data[at]) : 0.0f;
+    }
+}
+
+template <class Tile>
+LLMCORE_DEVICE void keep_values(float* buffer, const float (&values)[Tile::kElements], const Share<Tile>& share) {
+#pragma unroll
+    for (int i = 0; i < Tile::kElements; ++i)
+        buffer[(share.k + i * share.k_turn) * Tile::kPitch + share.row + i * share.row_turn] = values[i];
+}
+
+template <class Tile>
+LLMCORE_DEVICE void load_fours(float (&values)[Tile::kPer], const float* buffer, int k, int first) {
+#pragma unroll
+    for (int part = 0; part < Tile::kFours; ++part) {
+        const float* from = buffer + k * Tile::kPitch + part * Tile::kPart + first;
+        const Four<float> four = *reinterpret_cast<const Four<float>*>(from);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[part * 4 + i] = four.value[i];
+    }
+}
+
+template <class Tile>
+LLMCORE_DEVICE void multiply_step(float (&sums)[Tile::kPer][Tile::kPer], const float* buffer_a, const float* buffer_b,
+                                  int m, int n) {
+#pragma unroll 4  // all sixteen at once would want more registers than there are
+    for (int k = 0; k < kStepK; ++k) {
+        float a[Tile::kPer], b[Tile::kPer];
+        load_fours<Tile>(a, buffer_a, k, m);
+        load_fours<Tile>(b, buffer_b, k, n);
+#pragma unroll
+        for (int i = 0; i < Tile::kPer; ++i)
+#pragma unroll
+            for (int j = 0; j < Tile::kPer; ++j) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
+    }
+}
+
+template <class Tile>
+LLMCORE_DEVICE void keep_thread_sums(float* kept, const float (&sums)[Tile::kPer][Tile::kPer], int m, int n) {
+#pragma unroll
+    for (int i = 0; i < Tile::kPer; ++i)
+#pragma unroll
+        for (int part = 0; part < Tile::kFours; ++part) {
+            const int row = i / 4 * Tile::kPart + m + i % 4, column = part * Tile::kPart + n;
+            const float* from = &sums[i][part * 4];
+            *reinterpret_cast<Four<float>*>(kept + row * kSumsPitch<Tile::kBlock> +
+                                            column) = {{from[0], from[1], from[2], from[3]}};
+        }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// kernel
+
+template <class Tile, class Out, class A, class B>
+__global__ void __launch_bounds__(Tile::kThreads)
+    matmul_simt_kernel(TileEpilogue<Out> epilogue, FloatOperand<A> a, FloatOperand<B> b, size_t a_step, size_t b_step,
+                       int K) {
+    float* shared = shared_memory<float>();
+    const int tiles_m = (epilogue.M + Tile::kBlock - 1) / Tile::kBlock;
+    const int tiles_n = (epilogue.N + Tile::kBlock - 1) / Tile::kBlock;
+    const TileIndex tile = tile_of_block(blockIdx.x, tiles_m, tiles_n);
+    const int row0 = tile.m * Tile::kBlock, column0 = tile.n * Tile::kBlock;
+    const int m = int(threadIdx.x) / Tile::kAcross * 4, n = int(threadIdx.x) % Tile::kAcross * 4;
+    a.data += size_t(tile.matrix) * a_step;
+    b.data += size_t(tile.matrix) * b_step;
+
+    const Share<Tile> share_a(a.k_step == 1), share_b(b.k_step == 1);
+    float sums[Tile::kPer][Tile::kPer] = {}, next_a[Tile::kElements], next_b[Tile::kElements];
+    load_values<Tile>(next_a, a, share_a, row0, 0, K);
+    load_values<Tile>(next_b, b, share_b, column0, 0, K);
+#pragma unroll 1
+    for (int k0 = 0; k0 < K; k0 += kStepK) {
+        float* buffer_a = shared + k0 / kStepK % 2 * Tile::kBufferFloats;
+        float* buffer_b = buffer_a + kStepK * Tile::kPitch;
+        keep_values<Tile>(buffer_a, next_a, share_a);
+        keep_values<Tile>(buffer_b, next_b, share_b);
+        __syncthreads();  // one barrier a step is enough: nobody is further than the other buffer
+        load_values<Tile>(next_a, a, share_a, row0, k0 + kStepK, K);
+        load_values<Tile>(next_b, b, share_b, column0, k0 + kStepK, K);
+        multiply_step<Tile>(sums, buffer_a, buffer_b, m, n);
+    }
+
+    __syncthreads();  // the buffers have been read, and become the tile of sums
+    keep_thread_sums<Tile>(shared, sums, m, n);
+    __syncthreads();
+    finish_tile<Tile::kBlock, Tile::kBlock, Tile::kThreads>(epilogue, shared, int(threadIdx.x), tile.matrix, row0,
+                                                            column0);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// launch
+
+template <class Tile, class Out, class A, class B>
+void start(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& p,
+           const MatmulEpilogue<Out>& epilogue) {
+    const int M = static_cast<int>(p.M), N = static_cast<int>(p.N), K = static_cast<int>(p.K);
+    const FloatOperand<A> operand_a{a, M, p.transpose_a ? 1 : K, p.transpose_a ? M : 1};
+    const FloatOperand<B> operand_b{b, N, p.transpose_b ? K : 1, p.transpose_b ? 1 : N};
+    const unsigned blocks = tiles_of(p.M, Tile::kBlock) * tiles_of(p.N, Tile::kBlock) * static_cast<unsigned>(p.batch);
+    launch({blocks, Tile::kThreads, Tile::kSharedFloats * sizeof(float), cuda.stream},
+           matmul_simt_kernel<Tile, Out, A, B>, tile_epilogue(y, p, epilogue), operand_a, operand_b,
+           static_cast<size_t>(p.a_step), static_cast<size_t>(p.b_step), K);
+}
+
+}  // namespace
+
+template <class Out, class A, class B>
+void matmul_simt(const Cuda& cuda, TileSize size, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+                 const MatmulEpilogue<Out>& epilogue) {
+    if (size == TileSize::kLarge)
+        start<LargeTile>(cuda, y, a, b, problem, epilogue);
+    else
+        start<SmallTile>(cuda, y, a, b, problem, epilogue);
+}
+
+#define LLMCORE_MATMUL_SIMT(Out, A, B)                                                               \
+    template void matmul_simt(const Cuda&, TileSize, Out*, const A*, const B*, const MatmulProblem&, \
+                              const MatmulEpilogue<Out>&);
+LLMCORE_MATMUL_SIMT(float, float, float)
+LLMCORE_MATMUL_SIMT(float, float, bf16)
+LLMCORE_MATMUL_SIMT(bf16, float, bf16)
+
+}  // namespace llmcore

@@ -1,0 +1,36 @@
+// The kernels behind csrc/kernels/matmul.h, each started by one function; matmul.cu chooses. They take any problem
+// without zeros in batch, M or N, whose sizes and number of tiles are below 2^31.
+#pragma once
+
+#include "core/backend.h"
+#include "core/bf16.h"
+#include "cuda/launch.cuh"
+#include "kernels/matmul.h"
+
+namespace llmcore {
+
+// Tiles of 128x128 reuse more of what they load, tiles of 64x64 make four times as many blocks; the bits are the same.
+enum class TileSize { kSmall, kLarge };
+
+constexpr unsigned tiles_of(int64_t size, int64_t tile) {
+    return static_cast<unsigned>((size + tile - 1) / tile);
+}
+
+// Multiply-adds in float, one by one in the order of k. The only one for float operands: tensor cores would round those
+// to tf32.
+template <class Out, class A, class B>
+void matmul_simt(const Cuda& cuda, TileSize size, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+                 const MatmulEpilogue<Out>& epilogue);
+
+// bf16 operands by mma.sync.
+template <class Out>
+void matmul_sm80(const Cuda& cuda, TileSize size, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
+                 const MatmulEpilogue<Out>& epilogue);
+
+// bf16 operands by TMA and wgmma, on compute capability 9.0, where the predicate allows it.
+bool matmul_sm90_supports(const bf16* a, const bf16* b, const MatmulProblem& problem);
+template <class Out>
+void matmul_sm90(const Cuda& cuda, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
+                 const MatmulEpilogue<Out>& epilogue);
+
+}  // namespace llmcore

@@ -1,0 +1,18 @@
+"""The C++ tests of the kernels in csrc/cuda (tests/cpp/cuda), emulated, in three builds: see tests/emu."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.emu.build import build_target
+from tests.emu.test_emulator import BUILDS, ENVIRONMENT
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_kernels(build):
+    program = build_target(f"kernel_tests_{build}")
+    result = subprocess.run([program], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    failures = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
+    assert result.returncode == 0, "\n".join([*failures, result.stderr[-4000:]])
