@@ -158,7 +158,7 @@ def test_linear_without_gradients_keeps_no_pre_activation():
 def test_activations_over_the_whole_range(activation, device):
     """Bounds of cpu/simd_math.h, through products with 1: over all magnitudes, and densely where things happen."""
     magnitudes = np.concatenate([np.logspace(-38, 38, 5000), np.linspace(0, 12, 20011)])
-    x = np.concatenate([magnitudes, -magnitudes]).astype(np.float32)
+    x = np.concatenate([magnitudes, -magnitudes]).astype(np.float32)[:: 1 if device == "cpu" else 7]
     one, points = leaf(np.ones((1, 1)), device=device), leaf(x[:, None], device=device)
     y = F.linear(one, points, activation=activation)  # (1, points)
     wide = x.astype(np.float64)

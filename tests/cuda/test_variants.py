@@ -1,4 +1,4 @@
-"""The C++ tests of the kernels in csrc/cuda (tests/cpp/cuda), emulated, in three builds: see tests/emu."""
+"""The kernels below the launchers that choose among them: their C++ tests (tests/cpp/cuda) in three emulated builds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.emu.test_emulator import BUILDS, ENVIRONMENT
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_kernels(build):
+def test_variants(build):
     program = build_target(f"kernel_tests_{build}")
     result = subprocess.run([program], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     failures = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]

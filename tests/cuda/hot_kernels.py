@@ -1,0 +1,38 @@
+"""The kernels that training time depends on, and what their machine code has to look like.
+
+A kernel is found by a part of its name; every instantiation has to meet the expectation. No kernel at all, hot or not,
+may spill. `registers` is the most a thread may use: more, and fewer warps run at a time than the kernel was written
+for. An opcode stands for itself and its modifiers: the source asks for it, so the compiler must not have done
+something else instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOCAL_MEMORY = ("LDL", "STL")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Attributes:
+    registers: the most per thread.
+    needs: opcodes that must occur.
+    targets: the architectures that the kernel is compiled for.
+    """
+
+    registers: int
+    needs: tuple[str, ...]
+    targets: tuple[str, ...] = ("80", "90a")
+
+
+HOT_KERNELS = {
+    # Two blocks of 128 threads on a multiprocessor: 255 registers would still do.
+    "matmul_mma_kernel": Expectation(255, ("HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS.128", "STG.E")),
+    # 384 threads share 65536 registers; setmaxnreg then moves them between the warpgroups.
+    "matmul_wgmma_kernel": Expectation(
+        168, ("HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "USETMAXREG", "SYNCS.PHASECHK"), ("90a",)
+    ),
+    "matmul_simt_kernel": Expectation(255, ("FFMA", "LDS.128", "STS")),
+    "bias_activation_backward_kernel": Expectation(64, ("LDG.E", "STG.E")),
+}
