@@ -137,6 +137,99 @@ TEST(arrivals_reach_the_other_block_of_a_cluster) {
     });
 }
 
+// Copies whose arrival is the system's: the consumers wait for the mbarrier, not for a group.
+void arrival_kernel(float* result, const float* source, bool wait_myself) {
+    LLMCORE_SHARED(uint64_t, word);
+    float* shared = shared_memory<float>();
+    const uint32_t barrier = shared_address(&word), t = threadIdx.x;
+    if (t == 0) ptx::mbarrier_init(barrier, 32);
+    __syncthreads();
+    if (t < 32) {
+        for (uint32_t i = 0; i < 2; ++i) ptx::cp_async<4>(shared_address(shared + t + 32 * i), source + t + 32 * i, 4);
+        ptx::cp_async_arrive(barrier);
+        if (wait_myself) {  // the group's wait covers copies that an mbarrier tracks, too
+            ptx::cp_async_wait_all();
+            if (shared[t] != source[t] || shared[t + 32] != source[t + 32]) result[t] = -1;
+        }
+    } else {
+        ptx::mbarrier_wait(barrier, 0);
+        result[t - 32] = shared[63 - t];
+        result[t] = shared[95 - t];
+    }
+}
+
+TEST(cp_async_arrives_when_it_has_landed) {
+    float source[64];
+    for (int i = 0; i < 64; ++i) source[i] = float(i);
+    for_every_policy([&] {
+        float result[64];
+        launch({1, 64, 256}, arrival_kernel, result, source, false);
+        for (int i = 0; i < 64; ++i) EXPECT(result[i] == float(i < 32 ? 31 - i : 95 - i));
+        launch({1, 32, 256}, arrival_kernel, result, source, true);
+        for (float value : result) EXPECT(value != -1);
+    });
+}
+
+void hinted_kernel(uint32_t* result, const uint32_t* source, bool forged) {
+    ptx::CachePolicy policy = ptx::cache_policy<ptx::Evict::kFirst>();
+    if (forged) policy.bits += 1;
+    ptx::cp_async(shared_address(shared_memory<char>()), source, 12, policy);
+    ptx::cp_async<16, true>(shared_address(shared_memory<char>()) + 16, source, 16);
+    ptx::cp_async_wait_all();
+    for (int i = 0; i < 8; ++i) result[i] = shared_memory<uint32_t>()[i];
+}
+
+TEST(cache_hints_and_paths_change_no_value) {
+    alignas(16) static const uint32_t source[4] = {5, 6, 7, 8};
+    for_every_policy([] {
+        uint32_t result[8];
+        launch({1, 1, 64}, hinted_kernel, result, source, false);
+        const uint32_t expected[8] = {5, 6, 7, 0, 5, 6, 7, 8};
+        for (int i = 0; i < 8; ++i) EXPECT(result[i] == expected[i]);
+    });
+    expect_error("cache-policy", "not a policy of createpolicy",
+                 [] { launch({1, 1, 64}, hinted_kernel, static_cast<uint32_t*>(nullptr), source, true); });
+}
+
+// Without the fence another block, and the engine of the bulk copies, may not see that the barrier was initialised.
+void unfenced_kernel(bool fence) {
+    LLMCORE_SHARED(uint64_t, word);
+    const uint32_t barrier = shared_address(&word);
+    if (threadIdx.x == 0) ptx::mbarrier_init(barrier, 1);
+    if (threadIdx.x == 0 && fence) ptx::fence_mbarrier_init();
+    ptx::cluster_sync();
+    if (threadIdx.x == 0) ptx::mbarrier_arrive_at(barrier, ptx::cluster_rank() ^ 1);
+    ptx::mbarrier_wait(barrier, 0);
+    ptx::cluster_sync();
+}
+
+TEST(barriers_of_a_cluster_need_their_fence) {
+    for_every_policy([] {
+        launch({2, 32, 0, nullptr, 2}, unfenced_kernel, true);
+        expect_error("mbarrier", "used by another block without fence.mbarrier_init by the thread that initialised it",
+                     [] { launch({2, 32, 0, nullptr, 2}, unfenced_kernel, false); });
+    });
+}
+
+void reuse_kernel(int* result) {
+    LLMCORE_SHARED(uint64_t, word);
+    const uint32_t barrier = shared_address(&word);
+    ptx::mbarrier_init(barrier, 2);
+    ptx::mbarrier_arrive(barrier);
+    ptx::mbarrier_arrive(barrier);
+    ptx::mbarrier_wait(barrier, 0);
+    ptx::mbarrier_invalidate(barrier);
+    word = 7;
+    *result = int(word);
+    ptx::mbarrier_arrive(barrier);
+}
+
+TEST(an_invalidated_barrier_is_ordinary_memory) {
+    static int result = 0;
+    expect_error("mbarrier", "used before mbarrier.init", [] { launch({1, 1}, reuse_kernel, &result); });
+    EXPECT(result == 7);
+}
+
 enum class Misuse { kNotInitialised, kOverwritten, kTooMany, kWrongParity, kBytesMissing, kMisaligned };
 
 constexpr int kWrongParityLine = __LINE__ + 9;

@@ -1,10 +1,13 @@
 // The race detector: what is ordered stays silent, what is not is reported with both lines. In the other builds these
 // kernels only have to run.
+#include <cstring>
+
 #include "check.h"
 #include "cuda/arch/barrier.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/shared.cuh"
 #include "emu/barrier.h"
+#include "emu/conflicts.h"
 
 using namespace llmcore;
 
@@ -68,6 +71,37 @@ TEST(unordered_accesses_are_reported_with_both_lines) {
     for (int line : {kFarLine, kFarLine + 2})  // which of the two is found first depends on the order
         expect_race("test_race.cpp:" + std::to_string(line), [] { launch({1, 64}, far_kernel, result); });
     expect_race("test_race.cpp:", [] { launch({1, 64}, overwrite_kernel, result); });
+}
+
+// Lanes read words `stride` apart: gcd(stride, 32) of them share a bank.
+template <class T>
+void strided_kernel(float* result, int stride) {
+    LLMCORE_SHARED(T[32 * 33], table);
+    if (threadIdx.x == 0)
+        for (T& element : table) element = T{};
+    __syncwarp();
+    T mine = table[threadIdx.x * unsigned(stride)];
+    memcpy(&result[threadIdx.x * sizeof(T) / 4], &mine, sizeof(T));
+}
+
+TEST(ordinary_accesses_count_their_bank_conflicts) {
+    static float result[128];
+    emu::policy().count_bank_conflicts = true;
+    auto conflicts = [](auto kernel, int stride) {
+        emu::statistics() = {};
+        launch({1, 32}, kernel, result, stride);
+        return emu::statistics().shared_bank_conflicts;
+    };
+    const uint64_t seen = emu::race_detection() ? 1 : 0;  // the other builds do not see ordinary accesses
+    for (auto [stride, expected] : {std::pair{0, 0}, {1, 0}, {2, 1}, {4, 3}, {8, 7}, {32, 31}, {33, 0}, {3, 0}})
+        EXPECT(conflicts(strided_kernel<float>, stride) == seen * uint64_t(expected));
+    // Sixteen bytes go by eight lanes: at stride 1 they fill the banks once, at stride 2 each bank gives two words.
+    for (auto [stride, expected] : {std::pair{1, 0}, {2, 4}, {4, 12}, {33, 0}})
+        EXPECT(conflicts(strided_kernel<float4>, stride) == seen * uint64_t(expected));
+    conflicts(strided_kernel<float>, 32);
+    if (emu::race_detection())
+        EXPECT(emu::conflicts_by_line().front().line.find("test_race.cpp:") == 0 &&
+               emu::conflicts_by_line().front().conflicts == 31);
 }
 
 void same_place_kernel(int* result) {

@@ -1,6 +1,7 @@
 // wgmma against the layouts of the PTX manual (ISA 9.7.15.5, "Register Fragments and Shared Memory Matrix Layouts"):
 // the tests place every element where the canonical layout has it and compare with a product in double.
 #include <memory>
+#include <utility>
 
 #include "bf16.h"
 #include "check.h"
@@ -15,8 +16,14 @@ namespace {
 
 // A tile of `rows` (of M or N) by 64 k, in the order in which TMA would write it with this swizzle. `width` is the
 // swizzle in elements: K-major tiles are columns of boxes [rows][width] of k; MN-major ones boxes [64 k][width] of
-// rows.
+// rows. Width 8 is none: the table "Canonical Layouts" of section 9.7.15.5.1.2.1.3 with T = 8 has the element at
+// ((8, m), (8, 2k)) : ((8, SBO), (1, LBO)) K-major and ((8, 1, m), (8, k)) : ((1, 8, SBO), (8, LBO)) MN-major, where
+// this test gives SBO 128 bytes and LBO the whole tile's rows of them.
 uint32_t element_offset(int row, int k, int rows, int width, bool mn_major) {
+    if (width == 8) {
+        uint32_t blocks = uint32_t(row / 8 * 128 + k / 8 * rows * 16);
+        return blocks + uint32_t(mn_major ? k % 8 * 16 + row % 8 * 2 : row % 8 * 16 + k % 8 * 2);
+    }
     int line = mn_major ? k : row, inner = mn_major ? row : k, lines = mn_major ? 64 : rows;
     uint32_t offset = uint32_t((inner / width * lines + line) * width + inner % width) * 2;
     uint32_t mask = uint32_t(width) / 8 - 1;  // chunks of 16 bytes in a row, less one
@@ -26,7 +33,8 @@ uint32_t element_offset(int row, int k, int rows, int width, bool mn_major) {
 template <int kN, bool kMnMajorA, bool kMnMajorB, bool kRegisters>
 void product_kernel(float* c, const uint16_t* a, const uint16_t* b, int width) {
     char* shared = shared_memory<char>();
-    const auto swizzle = width == 64   ? ptx::OperandSwizzle::k128
+    const auto swizzle = width == 8    ? ptx::OperandSwizzle::kNone
+                         : width == 64 ? ptx::OperandSwizzle::k128
                          : width == 32 ? ptx::OperandSwizzle::k64
                                        : ptx::OperandSwizzle::k32;
     auto put = [&](char* tile, const uint16_t* source, int rows, bool mn_major) {
@@ -39,6 +47,7 @@ void product_kernel(float* c, const uint16_t* a, const uint16_t* b, int width) {
     __syncthreads();
     const uint32_t group = uint32_t(width) * 2 * 8;  // eight rows of the swizzle
     auto describe = [&](uint32_t tile, int rows, bool mn_major, int k) {
+        if (width == 8) return ptx::operand(tile + uint32_t(k * 2 * rows * 16), uint32_t(rows * 16), 128, swizzle);
         // K-major: 32 bytes on inside the box, then the next box. MN-major: two groups of eight k on.
         uint32_t box = uint32_t((mn_major ? 64 : rows) * width * 2);
         uint32_t start = mn_major ? tile + uint32_t(k) * 2 * group
@@ -73,8 +82,8 @@ void check_product(int width) {
     std::unique_ptr<float[]> c(new float[64 * kN]);
     for (int i = 0; i < 64 * 64; ++i) a[size_t(i)] = bf16_bits(std::floor(random_number() * 8));
     for (int i = 0; i < kN * 64; ++i) b[size_t(i)] = bf16_bits(std::floor(random_number() * 8));
-    launch({1, 128, 8192 + kN * 128}, product_kernel<kN, kMnMajorA, kMnMajorB, kRegisters>, c.get(), a.get(), b.get(),
-           width);
+    launch({1, 128, 8192 + (kN + 63) / 64 * 8192}, product_kernel<kN, kMnMajorA, kMnMajorB, kRegisters>, c.get(),
+           a.get(), b.get(), width);
     for (int m = 0; m < 64; ++m)
         for (int n = 0; n < kN; ++n) {
             double sum = 0;  // exact: small integers
@@ -84,7 +93,7 @@ void check_product(int width) {
 }
 
 TEST(wgmma_multiplies_every_layout) {
-    for (int width : {64, 32, 16}) {
+    for (int width : {64, 32, 16, 8}) {
         check_product<8, false, false, false>(width);
         check_product<64, true, true, false>(width);
         check_product<256, false, true, false>(width);
@@ -92,6 +101,17 @@ TEST(wgmma_multiplies_every_layout) {
         check_product<256, true, false, false>(width);
     }
     for_every_policy([] { check_product<64, false, false, true>(64); });
+}
+
+// N = 8 (i + 1) for each i, in turns with B K-major and MN-major, A from shared memory and from registers.
+template <int... kIndex>
+void check_every_n(std::integer_sequence<int, kIndex...>) {
+    (check_product<8 * (kIndex + 1), kIndex % 4 == 3, kIndex % 2 == 1, false>(64), ...);
+    (check_product<8 * (kIndex + 1), false, kIndex % 2 == 0, true>(64), ...);
+}
+
+TEST(wgmma_multiplies_every_n) {
+    check_every_n(std::make_integer_sequence<int, 32>{});
 }
 
 enum class Misuse { kTouched, kExit, kBaseOffset, kNoSwizzle, kRegisters, kOddCount };
