@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <sstream>
 
 #include "emu/machine.h"
@@ -34,7 +35,9 @@ std::string source_line_of(uintptr_t pc) {
 std::string place(Location where) {
     std::ostringstream line;
     line << where.file << ":" << where.line;
-    std::string text = where.pc ? source_line_of(where.pc) : line.str();
+    static std::map<uintptr_t, std::string> known;  // asking takes milliseconds
+    if (where.pc && !known.count(where.pc)) known[where.pc] = source_line_of(where.pc);
+    std::string text = where.pc ? known[where.pc] : line.str();
     return text.substr(text.rfind('/') + 1);
 }
 

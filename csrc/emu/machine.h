@@ -102,7 +102,11 @@ struct Resident {
 };
 
 Resident& resident();
-Thread* current_thread();  // null outside kernels, and while an asynchronous effect lands
-Thread& self();            // the same, where there must be one
+// Null outside kernels, and while an asynchronous effect lands. A variable, because instrumented host code asks, too.
+extern Thread* running_thread;
+inline Thread* current_thread() {
+    return running_thread;
+}
+Thread& self();  // the same, where there must be one
 
 }  // namespace llmcore::emu

@@ -2,6 +2,7 @@
 // never compiled with that flag.
 #include <optional>
 
+#include "emu/machine.h"
 #include "emu/race.h"
 #include "emu/scheduler.h"
 
@@ -11,6 +12,7 @@ namespace {
 
 // The compiler takes these calls for ones that never throw, and an exception through them would end the process.
 void record_access(const void* pointer, size_t bytes, AccessKind kind, llmcore::emu::Location where) {
+    if (llmcore::emu::current_thread() == nullptr) return;
     std::optional<llmcore::emu::Error> found;
     try {
         llmcore::emu::record_pointer(pointer, bytes, kind, where);

@@ -13,15 +13,17 @@ uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
 namespace llmcore::emu {
+
+Thread* running_thread = nullptr;
+
 namespace {
 
 Resident* running = nullptr;
-Thread* current = nullptr;
 uint64_t random_state = 1;
 uint64_t switches_left = 0;
 
 void set_current(Thread* thread) {
-    current = thread;
+    running_thread = thread;
     if (!thread) return;
     threadIdx = thread->index;
     blockIdx = thread->block->index;
@@ -42,9 +44,9 @@ void land_one_effect() {
     effects.pop_front();
     made_progress();
     struct Outside {  // whatever goes wrong in an effect is nobody's running line
-        Thread* thread = current;
-        Outside() { current = nullptr; }
-        ~Outside() { current = thread; }
+        Thread* thread = running_thread;
+        Outside() { running_thread = nullptr; }
+        ~Outside() { running_thread = thread; }
     } outside;
     effect();
 }
@@ -193,7 +195,7 @@ void run_resident(const LaunchShape& s, const std::function<void()>& kernel, con
 
     struct Running {  // whatever happens, nobody runs afterwards
         explicit Running(Resident* r) { running = r; }
-        ~Running() { running = nullptr, current = nullptr; }
+        ~Running() { running = nullptr, running_thread = nullptr; }
     } guard(&r);
     while (r.alive && !r.error) {
         Thread* thread = pick();
@@ -235,12 +237,8 @@ Resident& resident() {
     return *running;
 }
 
-Thread* current_thread() {
-    return current;
-}
-
 Thread& self() {
-    return *current;
+    return *running_thread;
 }
 
 void wait(const char* name, Location where, std::function<std::string()> detail) {
