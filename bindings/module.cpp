@@ -1,6 +1,7 @@
 // The Python module llmcore._core: runtime, Tensor and one line per op.
 #include "bindings.h"
 #include "core/allocator.h"
+#include "core/cache_sizes.h"
 #include "core/check.h"
 #include "core/runtime.h"
 #include "core/thread_pool.h"
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         }
     });
     m.def("cpu_isa", [] { return name_of(cpu_isa()); });
+    m.def("cache_sizes", [] { return py::make_tuple(cache_sizes().first, cache_sizes().second); });
     m.def("cuda_build", &cuda_build);
     m.def("cuda_families", [] {  // the families whose ops run on CUDA
         std::vector<std::string> families;

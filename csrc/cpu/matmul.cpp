@@ -1,10 +1,11 @@
-// Matrix products on the CPU. y is cut into tiles, one task each. A task goes through the whole of K in passes of the
-// same size: it packs what the pass needs of b (stays in the second-level cache), then, strip of rows by strip, packs a
-// block of a (first-level cache) and adds to float sums. The epilogue runs over each strip while it is still in the
-// cache.
+// Matrix products on the CPU. y is cut into tiles, one task each. A tile goes through the whole of K in passes of the
+// same size: it packs what the pass needs of b (stays in the second-level cache), then, strip of rows by strip, takes a
+// block of a (first-level cache) and adds to float sums, panel of b by panel. The epilogue runs over the sums of a
+// panel as soon as they are whole, while they are still in the cache.
 //
-// The cut depends on the number of threads, the bits do not: see kernels/matmul.h. Column cuts are multiples of a
-// panel, so the columns that take the epilogue's path for tails are always the last N % kLanes.
+// Where several tiles need the same rows of a, these are packed before, once, by all threads together. The cut depends
+// on the number of threads and on the caches (cpu/matmul_blocks.h), the bits do not: see kernels/matmul.h. Column cuts
+// are multiples of a panel, so the columns that take the epilogue's path for tails are always the last N % kLanes.
 #include "kernels/matmul.h"
 
 #include <type_traits>
@@ -17,6 +18,7 @@
 #else
 #include "cpu/matmul_panel.h"
 #endif
+#include "cpu/matmul_blocks.h"
 #include "cpu/row_blocks.h"
 #include "cpu/simd_math.h"
 #include "cpu/target.h"
@@ -36,125 +38,158 @@ template <class A, class B>
 using KernelOf = FloatKernel;
 #endif
 
-// Below this many multiply-adds waking a second thread costs more than it brings.
-constexpr int64_t kMinParallelWork = 1 << 18;
-
-LLMCORE_INLINE int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-LLMCORE_INLINE int64_t round_up(int64_t a, int64_t b) {
-    return divide_up(a, b) * b;
-}
-LLMCORE_INLINE int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-// ----------------------------------------------------------------------------------------------------------------
-// how the work is cut
-
-struct Tiles {
-    int64_t rows, columns;              // of a tile
-    int64_t row_blocks, column_blocks;  // tiles of one matrix of the batch
-    int64_t pass, block;                // steps of K for which b and a are packed at once
-};
-
-inline int64_t cut_evenly(int64_t size, int64_t largest, int64_t grain) {
-    return round_up(divide_up(size, divide_up(size, largest)), grain);
-}
-
-// As large as the caches allow, then as many more as the threads need. A cut between columns packs a twice, a cut
-// between rows packs b twice; a is packed for every column tile anyway, so columns are cut first.
-template <class Kernel>
-Tiles cut_into_tiles(const MatmulProblem& p) {
-    constexpr int64_t kPanel = Kernel::kPanel, kStrip = Kernel::kStrip;
-    int64_t pass = p.K == 0 ? Kernel::kGrain : cut_evenly(p.K, Kernel::kPassK, Kernel::kGrain);
-    int64_t block = cut_evenly(pass, Kernel::kBlockK, Kernel::kGrain);
-    int64_t tile_columns = smaller(Kernel::kTileUnits * Kernel::kSteps / pass, Kernel::kTileColumns) / kPanel * kPanel;
-    int64_t column_blocks = divide_up(p.N, tile_columns);
-    int64_t row_blocks = divide_up(p.M, Kernel::kTileRows / kStrip * kStrip);
-    int64_t threads = p.batch * p.M * p.N * p.K < kMinParallelWork ? 1 : num_threads();
-    if (p.batch * column_blocks * row_blocks % threads != 0 && p.batch < 4 * threads) {
-        if (p.N >= threads * 2 * kPanel)
-            column_blocks = round_up(column_blocks, threads);
-        else if (p.M >= threads * kStrip)
-            row_blocks = round_up(row_blocks, threads);
-        else
-            column_blocks = smaller(threads, divide_up(p.N, kPanel));
-    }
-    int64_t columns = round_up(divide_up(p.N, column_blocks), kPanel);
-    int64_t rows = round_up(divide_up(p.M, row_blocks), kStrip);
-    return {rows, columns, divide_up(p.M, rows), divide_up(p.N, columns), pass, block};
-}
-
-// A worker's memory. A tile that is done in one pass needs the sums of one strip only.
-struct Scratch {
-    float *a, *b, *sums;
-};
-
-template <class Kernel>
-int64_t scratch_floats(const Tiles& tiles, int64_t K) {
-    int64_t sums = K <= tiles.pass ? Kernel::kStrip : tiles.rows;
-    int64_t units = Kernel::kStripLanes * tiles.block + tiles.columns * tiles.pass;
-    return round_up(units / Kernel::kSteps + tiles.columns * sums, 16);  // whole cache lines
-}
-
-template <class Kernel>
-Scratch scratch_of(float* workspace, int worker, const Tiles& tiles, int64_t K) {
-    float* a = workspace + worker * scratch_floats<Kernel>(tiles, K);
-    float* b = a + Kernel::kStripLanes * tiles.block / Kernel::kSteps;
-    return {a, b, b + tiles.columns * tiles.pass / Kernel::kSteps};
-}
+// A task packs so many strips of a at once, so many rows of a at a time where its columns are side by side: long enough
+// to read memory in order, few enough for the first-level cache.
+constexpr int64_t kPackedStrips = 8, kPackedRows = 32;
 
 // ----------------------------------------------------------------------------------------------------------------
 // kernels
 
+// One matrix of the batch; `base` is the index of its first element of y.
+template <class Out, class A, class B>
+struct Product {
+    Out* y;
+    PanelSource<A> a;
+    PanelSource<B> b;
+    const MatmulProblem& p;
+    const MatmulEpilogue<Out>& epilogue;
+    int64_t base;
+};
+
 // One row of y from its sums: y = residual + activation(sums + bias), or y += that.
-template <class Out>
-void finish_row(Out* y, const float* sums, const MatmulEpilogue<Out>& e, int64_t offset, int64_t column, int64_t count,
-                bool accumulate) {
-    const Out* bias = e.bias ? e.bias + column : nullptr;
-    Out* pre = e.pre_activation ? e.pre_activation + offset : nullptr;
-    const Out* residual = e.residual ? e.residual + offset : nullptr;
-    with_activation(e.activation, [&]<Activation kind>() {
-        for_each_vector(count, [&](auto at) {
-            Vec value = at.load(sums);
-            if (bias != nullptr) value += at.load(bias);
-            if (pre != nullptr) at.store(pre, value);
-            value = activate<kind>(value);
-            if (residual != nullptr) value += at.load(residual);
-            if (accumulate) value += at.load(y + offset);
-            at.store(y + offset, value);
-        });
+template <Activation kind, class Out>
+LLMCORE_INLINE void finish_row(Out* y, const float* sums, const Out* bias, Out* pre, const Out* residual,
+                               int64_t columns, bool accumulate) {
+    for_each_vector(columns, [&](auto at) {
+        Vec value = at.load(sums);
+        if (bias != nullptr) value += at.load(bias);
+        if (pre != nullptr) at.store(pre, value);
+        value = activate<kind>(value);
+        if (residual != nullptr) value += at.load(residual);
+        if (accumulate) value += at.load(y);
+        at.store(y, value);
     });
 }
 
-// The tile of y that starts at (row, column), `rows` x `columns` of it inside y. y and the epilogue are those of one
-// matrix of the batch, whose first element has index `base`.
+// `rows` x `columns` of y, starting at (row, column), from their sums.
+template <class Out, class A, class B>
+void finish(const Product<Out, A, B>& product, const float* sums, int64_t stride, int64_t row, int64_t column,
+            int64_t rows, int64_t columns) {
+    const MatmulEpilogue<Out>& e = product.epilogue;
+    int64_t first = product.base + row * product.p.N + column, y_stride = product.p.N;
+    bool accumulate = product.p.accumulate;
+    if (e.bias == nullptr && e.pre_activation == nullptr && e.residual == nullptr &&
+        e.activation == Activation::kNone) {
+        Out* y = product.y + first;
+        for (int64_t r = 0; r < rows; ++r, y += y_stride, sums += stride)
+            if (accumulate)
+                for_each_vector(columns, [&](auto at) { at.store(y, at.load(sums) + at.load(y)); });
+            else
+                for_each_vector(columns, [&](auto at) { at.store(y, at.load(sums)); });
+        return;
+    }
+    with_activation(e.activation, [&]<Activation kind>() {
+        for (int64_t r = 0; r < rows; ++r) {
+            int64_t offset = first + r * y_stride;
+            finish_row<kind>(product.y + offset, sums + r * stride, e.bias ? e.bias + column : nullptr,
+                             e.pre_activation ? e.pre_activation + offset : nullptr,
+                             e.residual ? e.residual + offset : nullptr, columns, accumulate);
+        }
+    });
+}
+
+// The columns of b that a tile needs in one pass.
+struct TilePass {
+    int64_t column, columns, k, steps;
+};
+
+// Packs them, panel by panel.
+template <class Kernel, class T>
+void pack_tile(float* panels, const PanelSource<T>& b, const TilePass& t, int64_t pass) {
+    constexpr int64_t kPanel = Kernel::kPanel;
+    int64_t panel_units = pass / Kernel::kSteps * kPanel;
+    // Columns side by side in memory: a few rows of b at a time, each read on through all panels.
+    int64_t rows = b.adjacent_lanes ? Kernel::kGrain : t.steps;
+    for (int64_t first = 0; first < t.steps; first += rows)
+        for (int64_t j = 0; j < t.columns; j += kPanel)
+            Kernel::pack_b(panels + j / kPanel * panel_units + first / Kernel::kSteps * kPanel, b, t.column + j,
+                           t.k + first, smaller(rows, t.steps - first));
+}
+
+// Packs strips of a for the whole of K: `count` of them from row `lane` on.
+template <class Kernel, class T>
+void pack_strips(float* strips, const PanelSource<T>& a, int64_t lane, int64_t count, int64_t K, const Blocks& blocks) {
+    for (int64_t k = 0; k < K; k += blocks.pass)
+        for (int64_t first = k; first < smaller(k + blocks.pass, K); first += blocks.block) {
+            int64_t steps = smaller(blocks.block, smaller(k + blocks.pass, K) - first);
+            int64_t rows = a.adjacent_lanes ? kPackedRows : steps;
+            for (int64_t done = 0; done < steps; done += rows) {
+                int64_t now = smaller(rows, steps - done);
+                if (a.adjacent_lanes)
+                    a.prefetch(lane, count * Kernel::kStrip, first + done + rows,
+                               smaller(rows, larger(K - first - done - rows, 0)), 0, 1);
+                for (int64_t i = 0; i < count; ++i)
+                    if (!Kernel::in_place(a, lane + i * Kernel::kStrip, first, steps))
+                        Kernel::pack_a(
+                            strips + i * strip_units<Kernel>(K) + first / Kernel::kSteps * Kernel::kStripLanes, a,
+                            lane + i * Kernel::kStrip, first + done, now, done, steps);
+            }
+        }
+}
+
+// Where a kernel finds the block of a that begins at row `lane` and step `first` without packing it now; no units if it
+// has to be packed. `strips`: those from row `top` on that are packed already, or null.
+template <class Kernel, class T>
+Strip ready_strip(const PanelSource<T>& a, const float* strips, int64_t top, int64_t lane, int64_t first, int64_t steps,
+                  int64_t K) {
+    if (Kernel::in_place(a, lane, first, steps)) return Kernel::strip_in_place(a, lane, first, steps);
+    if (strips == nullptr) return {};
+    const float* strip = strips + (lane - top) / Kernel::kStrip * strip_units<Kernel>(K);
+    return Kernel::packed_strip(strip + first / Kernel::kSteps * Kernel::kStripLanes, steps);
+}
+
+// The tile of y that starts at (row, column), `rows` x `columns` of it inside y. `strips`: the strips of a from `row`
+// on, if they are packed already. `next_column`: where this thread's next tile begins, p.N or more if it has none.
 template <class Kernel, class Out, class A, class B>
-void compute_tile(Out* y, const PanelSource<A>& a, const PanelSource<B>& b, const MatmulProblem& p, const Tiles& tiles,
-                  const MatmulEpilogue<Out>& epilogue, const Scratch& scratch, int64_t base, int64_t row,
-                  int64_t column, int64_t rows, int64_t columns) {
+void compute_tile(const Product<Out, A, B>& product, const Blocks& blocks, const Scratch& scratch, const float* strips,
+                  int64_t row, int64_t column, int64_t rows, int64_t columns, int64_t next_column) {
+    constexpr int64_t kPanel = Kernel::kPanel, kStrip = Kernel::kStrip;
     Kernel::begin();
-    int64_t stride = tiles.columns, panel_units = tiles.pass / Kernel::kSteps;
-    bool one_pass = p.K <= tiles.pass;
-    for (int64_t k = 0; k == 0 || k < p.K; k += tiles.pass) {
-        int64_t end = smaller(k + tiles.pass, p.K);
-        for (int64_t j = 0; j < columns; j += Kernel::kPanel)
-            Kernel::pack_b(scratch.b + j * panel_units, b, column + j, k, end - k);
-        for (int64_t i = 0; i < rows; i += Kernel::kStrip) {
-            int64_t strip = smaller(Kernel::kStrip, rows - i);
-            float* sums = scratch.sums + (one_pass ? 0 : i * stride);
-            for (int64_t first = k; first == k || first < end; first += tiles.block) {
-                int64_t K = smaller(tiles.block, end - first);
-                const float* b_block = scratch.b + (first - k) / Kernel::kSteps * Kernel::kPanel;
-                Strip a_strip = Kernel::pack_a(scratch.a, a, row + i, first, K);
-                for (int64_t j = 0; j < columns; j += Kernel::kPanel) {
-                    Kernel::multiply(strip, sums + j, stride, a_strip, b_block + j * panel_units, K, first > 0);
+    int64_t total = product.p.K, panel_units = blocks.pass / Kernel::kSteps * kPanel,
+            panels = divide_up(columns, kPanel);
+    bool one_pass = total <= blocks.pass, one_block = total <= blocks.block;
+    for (int64_t k = 0; k == 0 || k < total; k += blocks.pass) {
+        int64_t end = smaller(k + blocks.pass, total);
+        pack_tile<Kernel>(scratch.b, product.b, {column, columns, k, end - k}, blocks.pass);
+        TilePass after = end < total ? TilePass{column, columns, end, smaller(blocks.pass, total - end)}
+                                     : TilePass{next_column, blocks.tile_columns, 0, smaller(blocks.pass, total)};
+        int64_t part = 0, parts = divide_up(rows, kStrip) * larger(divide_up(end - k, blocks.block), 1) * panels;
+        for (int64_t i = 0; i < rows; i += kStrip) {
+            int64_t strip_rows = smaller(kStrip, rows - i);
+            float* strip_sums = scratch.sums + (one_pass ? 0 : i * panels * kPanel);
+            for (int64_t first = k; first == k || first < end; first += blocks.block) {
+                int64_t K = smaller(blocks.block, end - first);
+                const float* b_block = scratch.b + (first - k) / Kernel::kSteps * kPanel;
+                Strip a = ready_strip<Kernel>(product.a, strips, row, row + i, first, K, total);
+                if (a.units == nullptr) a = Kernel::pack_a(scratch.a, product.a, row + i, first, K, 0, K);
+                Strip next{};  // the block after this one, on its way into the cache while this one is multiplied
+                if (first + K < end)
+                    next = ready_strip<Kernel>(product.a, strips, row, row + i, first + K,
+                                               smaller(blocks.block, end - first - K), total);
+                else if (i + kStrip < rows)
+                    next = ready_strip<Kernel>(product.a, strips, row, row + i + kStrip, k,
+                                               smaller(blocks.block, end - k), total);
+                for (int64_t panel = 0; panel < panels; ++panel) {
+                    float* sums = strip_sums + (one_block ? 0 : panel * kStrip * kPanel);
+                    next.prefetch(panel, panels);
+                    if (after.column < product.p.N)
+                        product.b.prefetch(after.column, after.columns, after.k, after.steps, part++, parts);
+                    Kernel::multiply(strip_rows, sums, kPanel, a, b_block + panel * panel_units, K, first > 0);
+                    if (first + K == total)
+                        finish(product, sums, kPanel, row + i, column + panel * kPanel, strip_rows,
+                               smaller(kPanel, columns - panel * kPanel));
                 }
             }
-            for (int64_t r = 0; end == p.K && r < strip; ++r)
-                finish_row(y, sums + r * stride, epilogue, base + (row + i + r) * p.N + column, column, columns,
-                           p.accumulate);
         }
     }
     Kernel::end();
@@ -170,27 +205,43 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
             float* workspace) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return;
     typedef KernelOf<A, B> Kernel;
-    Tiles tiles = cut_into_tiles<Kernel>(p);
-    // Row blocks innermost: neighbouring tasks run on one thread and read the same columns of b.
-    parallel_tasks(p.batch * tiles.row_blocks * tiles.column_blocks, [&](int64_t task, int worker) {
-        int64_t row = task % tiles.row_blocks * tiles.rows;
-        int64_t column = task / tiles.row_blocks % tiles.column_blocks * tiles.columns;
-        int64_t matrix = task / (tiles.row_blocks * tiles.column_blocks);
-        PanelSource<A> a_source{a + matrix * p.a_step, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
-        PanelSource<B> b_source{b + matrix * p.b_step, p.transpose_b ? p.K : p.N, p.N, !p.transpose_b};
-        compute_tile<Kernel>(y, a_source, b_source, p, tiles, epilogue,
-                             scratch_of<Kernel>(workspace, worker, tiles, p.K), matrix * p.M * p.N, row, column,
-                             smaller(tiles.rows, p.M - row), smaller(tiles.columns, p.N - column));
-    });
+    Blocks blocks = cut_into_blocks<Kernel>(p);
+    bool shared = blocks.packing == Packing::kShared;
+    for (int64_t top = 0; top < p.M; top += blocks.rows) {
+        int64_t height = smaller(blocks.rows, p.M - top);
+        if (shared) {
+            PanelSource<A> source{a, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
+            int64_t strips = divide_up(height, Kernel::kStrip);
+            parallel_tasks(divide_up(strips, kPackedStrips), [&](int64_t task, int) {
+                int64_t strip = task * kPackedStrips;
+                pack_strips<Kernel>(workspace + strip * strip_units<Kernel>(p.K), source, top + strip * Kernel::kStrip,
+                                    smaller(kPackedStrips, strips - strip), p.K, blocks);
+            });
+        }
+        int64_t row_tiles = divide_up(height, blocks.tile_rows), column_tiles = divide_up(p.N, blocks.tile_columns);
+        // Row tiles innermost: neighbouring tasks run on one thread and read the same columns of b.
+        parallel_tasks(p.batch * row_tiles * column_tiles, [&](int64_t task, int worker) {
+            int64_t row = task % row_tiles * blocks.tile_rows;
+            int64_t column = task / row_tiles % column_tiles * blocks.tile_columns;
+            int64_t matrix = task / (row_tiles * column_tiles);
+            PanelSource<A> a_source{a + matrix * p.a_step, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
+            PanelSource<B> b_source{b + matrix * p.b_step, p.transpose_b ? p.K : p.N, p.N, !p.transpose_b};
+            Product<Out, A, B> product{y, a_source, b_source, p, epilogue, matrix * p.M * p.N};
+            const float* strips = shared ? workspace + row / Kernel::kStrip * strip_units<Kernel>(p.K) : nullptr;
+            compute_tile<Kernel>(product, blocks, scratch_of<Kernel>(workspace, worker, blocks, p.K), strips, top + row,
+                                 column, smaller(blocks.tile_rows, height - row),
+                                 smaller(blocks.tile_columns, p.N - column),
+                                 row_tiles == 1 ? column + blocks.tile_columns : p.N);
+        });
+    }
 }
 
 template <class Backend>
 size_t matmul_workspace(Backend, const MatmulProblem& p) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return 0;
     // Of the kernels of this level, the one that needs most.
-    int64_t floats = scratch_floats<KernelOf<bf16, bf16>>(cut_into_tiles<KernelOf<bf16, bf16>>(p), p.K);
-    int64_t mixed = scratch_floats<KernelOf<float, bf16>>(cut_into_tiles<KernelOf<float, bf16>>(p), p.K);
-    return static_cast<size_t>(num_threads() * (floats > mixed ? floats : mixed));
+    return static_cast<size_t>(
+        larger(workspace_floats<KernelOf<bf16, bf16>>(p), workspace_floats<KernelOf<float, bf16>>(p)));
 }
 
 template <class Backend, class T>

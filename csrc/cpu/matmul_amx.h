@@ -19,12 +19,13 @@ constexpr int kTile = 16;  // rows of a tile, and its 32-bit units in a row
 constexpr int kAmxRows = 2 * kTile, kAmxColumns = 2 * kTile;
 
 template <class Of, class T>
-void pack_by_lanes(float* strip, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K, int64_t units) {
+void pack_by_lanes(float* strip, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K, int64_t units,
+                   int64_t stride) {
     for (int64_t unit = 0; unit < units; unit += kTile)
         for (int first = 0; first < kAmxRows; first += kTile) {
-            float* out = strip + first * units + unit;
+            float* out = strip + first * stride + unit;
             pack_block<Of>(source, lane + first, k + unit * Of::kSteps, K - unit * Of::kSteps, false,
-                           [=](int i, Vec row) { store(out + i * units, row); });
+                           [=](int i, Vec row) { store(out + i * stride, row); });
         }
 }
 
@@ -85,8 +86,8 @@ void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride
 template <class Of>
 struct AmxKernel {
     static constexpr int kSteps = Of::kSteps, kStrip = kAmxRows, kStripLanes = kAmxRows, kPanel = kAmxColumns;
-    static constexpr int64_t kGrain = 16 * kSteps, kBlockK = 256 * kSteps, kPassK = 512 * kSteps;
-    static constexpr int64_t kTileUnits = 512 * 512, kTileColumns = 1024, kTileRows = 2048;
+    static constexpr int64_t kGrain = 16 * kSteps, kBlockK = 128 * kSteps, kPassK = 512 * kSteps;
+    static constexpr int64_t kTileRows = 2048, kMinSharedRows = 512;
 
     static LLMCORE_INLINE int64_t units(int64_t K) { return (K + kGrain - 1) / kGrain * kTile; }
 
@@ -101,12 +102,22 @@ struct AmxKernel {
     static void end() { _tile_release(); }
 
     template <class T>
-    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+    static bool in_place(const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
         if constexpr (kSteps == 2)
-            if (is_strip(source, lane, k, K))
-                return {reinterpret_cast<const float*>(source.at(lane, k)), source.stride / 2};
-        pack_by_lanes<Of>(panel, source, lane, k, K, units(K));
-        return {panel, units(K)};
+            return is_strip(source, lane, k, K);
+        else
+            return false;
+    }
+    template <class T>
+    static Strip strip_in_place(const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+        return {reinterpret_cast<const float*>(source.at(lane, k)), source.stride / 2, kAmxRows, units(K)};
+    }
+    static Strip packed_strip(const float* panel, int64_t K) { return {panel, units(K), kAmxRows, units(K)}; }
+    template <class T>
+    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K, int64_t first,
+                        int64_t block) {
+        pack_by_lanes<Of>(panel + first / kSteps, source, lane, k, K, units(K), units(block));
+        return packed_strip(panel, K);
     }
     template <class T>
     static void pack_b(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {

@@ -172,16 +172,27 @@ template <class Of>
 struct Bf16Kernel {
     static constexpr int kSteps = Of::kSteps, kStrip = kBf16Rows, kStripLanes = 16, kPanel = kBf16Columns;
     static constexpr int64_t kGrain = 16 * kSteps, kBlockK = 384 * kSteps, kPassK = kBlockK;
-    static constexpr int64_t kTileUnits = 384 * 512, kTileColumns = 512, kTileRows = 560;
+    static constexpr int64_t kTileRows = 2048, kMinSharedRows = 560;
 
     static LLMCORE_INLINE int64_t units(int64_t K) { return (K + kSteps - 1) / kSteps; }
 
     static void begin() {}
     static void end() {}
     template <class T>
-    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+    static bool in_place(const PanelSource<T>&, int64_t, int64_t, int64_t) {
+        return false;
+    }
+    template <class T>
+    static Strip strip_in_place(const PanelSource<T>&, int64_t, int64_t, int64_t) {
+        return {};
+    }
+    static Strip packed_strip(const float* panel, int64_t K) { return {panel, 16, units(K), 16}; }
+    template <class T>
+    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K, int64_t first,
+                        int64_t) {
+        panel += first / kSteps * kStripLanes;
         pack_by_units<Of, 16>(panel, source, lane, k, K, units(K));
-        return {panel, 16};
+        return packed_strip(panel, K);
     }
     template <class T>
     static void pack_b(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {

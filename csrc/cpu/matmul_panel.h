@@ -121,18 +121,27 @@ LLMCORE_INLINE void multiply(int64_t rows, float* c, int64_t c_stride, const flo
 // The kernel as cpu/matmul.cpp sees it.
 struct FloatKernel {
     static constexpr int kSteps = 1, kStrip = kStripRows, kStripLanes = kStripWidth, kPanel = kPanelColumns;
-    static constexpr int64_t kGrain = kLanes;
-    // b's block: 384 x 512 floats = 768 KiB, within 1 MiB of second-level cache; a's strip: 24 KiB, half a first-level
-    // one.
-    static constexpr int64_t kBlockK = 384, kPassK = 384, kTileUnits = kPassK * 512, kTileColumns = 512,
-                             kTileRows = 560;
+    // A strip of a takes 24 KiB, half a first-level cache. The order of sums hangs on kBlockK, so it is the same
+    // whatever the cache.
+    static constexpr int64_t kGrain = kLanes, kBlockK = 384, kPassK = 384, kTileRows = 2048, kMinSharedRows = 560;
 
     static void begin() {}
     static void end() {}
     template <class T>
-    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {
+    static bool in_place(const PanelSource<T>&, int64_t, int64_t, int64_t) {
+        return false;
+    }
+    template <class T>
+    static Strip strip_in_place(const PanelSource<T>&, int64_t, int64_t, int64_t) {
+        return {};
+    }
+    static Strip packed_strip(const float* panel, int64_t K) { return {panel, kStripWidth, K, kStripWidth}; }
+    template <class T>
+    static Strip pack_a(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K, int64_t first,
+                        int64_t) {
+        panel += first / kSteps * kStripLanes;
         pack<kStripWidth>(panel, source, lane, k, K);
-        return {panel, kStripWidth};
+        return packed_strip(panel, K);
     }
     template <class T>
     static void pack_b(float* panel, const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {

@@ -21,13 +21,34 @@ struct PanelSource {
     const T* at(int64_t lane, int64_t k) const {
         return adjacent_lanes ? data + k * stride + lane : data + lane * stride + k;
     }
+
+    // Asks for one of `parts` parts of `width` lanes x `steps` steps, for the second-level cache. The processor's own
+    // prefetchers lose their way between rows that are pages apart: without this packing reads 2 to 4 GB/s.
+    LLMCORE_INLINE void prefetch(int64_t lane, int64_t width, int64_t k, int64_t steps, int64_t part,
+                                 int64_t parts) const {
+        if (width > lanes - lane) width = lanes - lane;
+        int64_t rows = adjacent_lanes ? steps : width;
+        int64_t bytes = (adjacent_lanes ? width : steps) * static_cast<int64_t>(sizeof(T));
+        const char* first = reinterpret_cast<const char*>(at(lane, k));
+        for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row)
+            for (int64_t byte = 0; byte < bytes; byte += 64)
+                __builtin_prefetch(first + row * stride * static_cast<int64_t>(sizeof(T)) + byte, 0, 2);
+    }
 };
 
-// A strip of rows of a as a kernel reads it: packed, or the operand itself where it is in order as it is. Units of 32
-// bits; stride is that of rows where a kernel wants rows.
+// A block of a strip of rows of a as a kernel reads it: packed, or the operand itself where it is in order as it is.
+// `rows` runs of `row_units` units of 32 bits, `stride` units from one to the next.
 struct Strip {
     const float* units;
-    int64_t stride;
+    int64_t stride, rows, row_units;
+
+    // Asks for one of `parts` parts of it, for the second-level cache.
+    LLMCORE_INLINE void prefetch(int64_t part, int64_t parts) const {
+        constexpr int64_t kLine = 16;
+        for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row)
+            for (int64_t unit = 0; unit < row_units; unit += kLine)
+                __builtin_prefetch(units + row * stride + unit, 0, 2);
+    }
 };
 
 template <size_t... i>

@@ -16,7 +16,8 @@ TRANSPOSES = list(itertools.product([False, True], repeat=2))
 ACTIVATIONS = [None, "gelu_new", "gelu", "relu", "silu", "tanh"]
 
 # (M, N, K) around the sizes at which the CPU kernels change their ways: strips (4, 6, 14, 32 rows), panels (8, 16, 32
-# columns), blocks of K (384 to 1024), tiles (512 columns, 560 rows; 64 and 128 with CUDA), and all that is smaller.
+# columns), blocks of K (256 to 1024), tiles (as wide as half of the second-level cache, so most machines need more than
+# one for the test below; 64 and 128 with CUDA), and all that is smaller.
 SHAPES = [
     *((1, 1, 1), (1, 33, 7), (3, 1, 31), (15, 31, 33), (14, 32, 16), (29, 65, 257)),
     *((5, 513, 9), (563, 3, 5), (2, 40, 385), (31, 17, 769), (64, 64, 64), (45, 35, 2085)),
@@ -65,6 +66,19 @@ def test_integers_are_exact(M, N, K, transpose_a, transpose_b, dtype, device):
     total.fill_(float("nan"))  # overwritten, not added to
     _core.matmul_add(total, ta, tb, transpose_a, transpose_b, False)
     np.testing.assert_array_equal(total.numpy(), transposed(a, transpose_a) @ transposed(b, transpose_b))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
+@pytest.mark.parametrize("M, N, K", [(40, 1400, 390), (5000, 950, 900)])
+def test_several_tiles_and_several_packings(M, N, K, transpose_a, transpose_b, dtype):
+    """Wider than half of the second-level cache; and more rows than the CPU packs at once."""
+    generator = np.random.default_rng(1)
+    a = generator.integers(-3, 4, (K, M) if transpose_a else (M, K)).astype(np.float32)
+    b = generator.integers(-3, 4, (N, K) if transpose_b else (K, N)).astype(np.float32)
+    y = _core.matmul(_core.from_numpy(a, dtype), _core.from_numpy(b, dtype), transpose_a, transpose_b)
+    expected = transposed(a, transpose_a) @ transposed(b, transpose_b)
+    np.testing.assert_array_equal(y.numpy(), _core.from_numpy(expected, dtype).numpy())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
@@ -212,9 +226,10 @@ def test_empty(M, N, K, device):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-def test_same_bits_for_any_number_of_threads(dtype):
-    x, weight = random_array((103, 401), 1, dtype=dtype), random_array((205, 401), 2, dtype=dtype)
-    bias, dy = random_array((205,), 3, dtype=dtype), random_array((103, 205), 4, dtype=dtype)
+@pytest.mark.parametrize("M, N, K", [(103, 205, 401), (64, 1408, 416), (1, 300, 1300)])
+def test_same_bits_for_any_number_of_threads(M, N, K, dtype):
+    x, weight = random_array((M, K), 1, dtype=dtype), random_array((N, K), 2, dtype=dtype)
+    bias, dy = random_array((N,), 3, dtype=dtype), random_array((M, N), 4, dtype=dtype)
     results = []
     for threads in (1, 2, 3, 4):
         _core.set_num_threads(threads)
