@@ -19,6 +19,7 @@ from llmcore.models.bert import (
 )
 from llmcore.models.gpt2 import PRESETS, GPT2Config, GPT2LMHeadModel
 from llmcore.models.llama import LLAMA_PRESETS, LlamaConfig, LlamaForCausalLM
+from llmcore.models.lora import LoraConfig, PeftModel, get_peft_model
 
 __all__ = [
     "LLAMA_PRESETS",
@@ -38,4 +39,7 @@ __all__ = [
     "GPT2LMHeadModel",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LoraConfig",
+    "PeftModel",
+    "get_peft_model",
 ]

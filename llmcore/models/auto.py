@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from llmcore.models.bert import (
 from llmcore.models.config import ModelConfig, read_config
 from llmcore.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from llmcore.models.llama import LlamaConfig, LlamaForCausalLM
+from llmcore.models.lora import ADAPTER_CONFIG, LoraConfig, PeftModel
 from llmcore.models.pretrained import PreTrainedModel
 
 CONFIGS: dict[str, type[ModelConfig]] = {"bert": BertConfig, "gpt2": GPT2Config, "llama": LlamaConfig}
@@ -45,7 +47,12 @@ class _AutoModel:
     def from_pretrained(
         cls, directory: str | Path, dtype: _core.DType | None = None, device: str = "cpu", **options: Any
     ) -> Any:
-        """The model in a directory; options as for its class. Raises ConfigError, CheckpointError."""
+        """The model in a directory; options as for its class. Raises ConfigError, CheckpointError.
+
+        In a directory with an adapter of peft's kind: the base model that it names, with the adapter.
+        """
+        if (Path(directory) / ADAPTER_CONFIG).is_file():
+            return _with_adapter(cls, Path(directory), dtype=dtype, device=device, **options)
         model_class = _find(cls.models, read_config(directory).get("model_type"), str(directory))
         return model_class.from_pretrained(directory, dtype=dtype, device=device, **options)
 
@@ -93,12 +100,35 @@ class AutoModelForTokenClassification(_AutoModel):
     models = {"bert": BertForTokenClassification}
 
 
+def _with_adapter(auto: Any, folder: Path, **options: Any) -> Any:
+    """The base model of an adapter, and the adapter. The labels of its head are those of the adapter's config.json."""
+    base = LoraConfig.from_pretrained(folder).base_model_name_or_path
+    if not base or not Path(base).is_dir():
+        raise ConfigError(
+            f"{folder}: the adapter's base model {base!r} is no folder here; load it from where it is, then "
+            "PeftModel.from_pretrained(model, folder)"
+        )
+    labels = read_config(folder).get("id2label") if (folder / "config.json").is_file() else None
+    if labels is not None and issubclass(CONFIGS[read_config(base)["model_type"]], BertConfig):
+        options = {"id2label": labels, **options}
+    with warnings.catch_warnings():
+        # the head that the base model lacks is in the adapter; if it is not there either, loading that says so
+        warnings.filterwarnings("ignore", message=".* has no weights for .*")
+        model = auto.from_pretrained(base, **options)
+    model = PeftModel.from_pretrained(model, folder)
+    model.name_or_path = str(folder)  # where its tokenizer is
+    if not (folder / "tokenizer.json").is_file():
+        model.name_or_path = str(base)
+    return model
+
+
 def load_model(directory: str | Path, dtype: _core.DType | None = None, device: str = "cpu", **options: Any) -> Any:
     """The model in a directory, with the head that it was saved with (`architectures` in its config.json).
 
     Where that says nothing known, a decoder gets its language-modelling head and an encoder none.
     """
-    config = read_config(directory)
+    adapter = (Path(directory) / ADAPTER_CONFIG).is_file() and not (Path(directory) / "config.json").is_file()
+    config = read_config(LoraConfig.from_pretrained(directory).base_model_name_or_path if adapter else directory)
     saved = (config.get("architectures") or [None])[0]
     for auto in (
         *(AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification),
@@ -106,6 +136,6 @@ def load_model(directory: str | Path, dtype: _core.DType | None = None, device: 
     ):
         for model_class in auto.models.values():
             if model_class.__name__ == saved:
-                return model_class.from_pretrained(directory, dtype=dtype, device=device, **options)
+                return auto.from_pretrained(directory, dtype=dtype, device=device, **options)
     fallback = AutoModel if config.get("model_type") in AutoModel.models else AutoModelForCausalLM
     return fallback.from_pretrained(directory, dtype=dtype, device=device, **options)

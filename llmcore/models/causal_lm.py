@@ -48,7 +48,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         self.generation_config.save_pretrained(directory)
 
     @property
-    def head_weight(self) -> nn.Parameter:
+    def head_weight(self) -> Tensor:
         """(V, C)"""
         raise NotImplementedError
 

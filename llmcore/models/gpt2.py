@@ -211,8 +211,8 @@ class GPT2LMHeadModel(CausalLM):
             self.lm_head = nn.Linear(init, "lm_head", config.n_embd, config.vocab_size, std=std, bias=False)
 
     @property
-    def head_weight(self) -> nn.Parameter:
-        return self.transformer.wte.weight if self.lm_head is None else self.lm_head.weight
+    def head_weight(self) -> Tensor:
+        return self.transformer.wte.weight if self.lm_head is None else self.lm_head.combined_weight()
 
     def hidden_states(
         self,

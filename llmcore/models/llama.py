@@ -292,8 +292,8 @@ class LlamaForCausalLM(CausalLM):
             self.lm_head = nn.Linear(init, "lm_head", config.hidden_size, config.vocab_size, std=std, bias=False)
 
     @property
-    def head_weight(self) -> nn.Parameter:
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+    def head_weight(self) -> Tensor:
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.combined_weight()
 
     def hidden_states(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 from llmcore import _core, nn, tensor_file
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
+from llmcore.models import lora
 from llmcore.models.config import ModelConfig
+from llmcore.models.lora import LoraConfig
 from llmcore.text_file import write_text
 
 Model = TypeVar("Model", bound="PreTrainedModel")
@@ -34,6 +37,7 @@ class PreTrainedModel(nn.Module):
     config: ModelConfig
     generator: Generator
     activation_checkpointing: bool = False
+    peft_config: LoraConfig | None = None  # of the adapter, if there is one
 
     def __init__(self, config: ModelConfig, seed: int):
         self.config = config
@@ -71,10 +75,14 @@ class PreTrainedModel(nn.Module):
         self.activation_checkpointing = False
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json, model.safetensors (tied weights once) and what else belongs to the model.
+        """Writes config.json, model.safetensors (tied weights once) and what else belongs to the model; of a model with
+        an adapter the adapter alone, in peft's files.
 
         Each file appears under its name only when it is complete.
         """
+        if self.peft_config is not None:
+            lora.save_adapter(self, directory)
+            return
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{WEIGHTS}.tmp"
@@ -84,10 +92,50 @@ class PreTrainedModel(nn.Module):
         self.save_config(folder)
 
     def save_config(self, directory: str | Path) -> None:
-        """The files beside the weights: config.json."""
+        """The files beside the weights: config.json, and adapter_config.json with an adapter."""
         folder = Path(directory)
+        if self.peft_config is not None:
+            lora.save_adapter_config(self, folder)
         values = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": self.dtype.name}
         write_text(folder / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+    # ---- the adapter, if there is one ----
+
+    def merge_adapter(self) -> None:
+        """Makes the adapter part of the weights, which then compute at full speed."""
+        lora.merge_adapter(self)
+
+    def unmerge_adapter(self) -> None:
+        """Takes the adapter out of the weights again, bit for bit."""
+        lora.unmerge_adapter(self)
+
+    def merge_and_unload(self: Model) -> Model:
+        """An ordinary model with the adapter in its weights: this one."""
+        lora.merge_adapter(self)
+        lora.unload(self)
+        return self
+
+    def unload(self: Model) -> Model:
+        """The model without its adapter: this one."""
+        lora.unmerge_adapter(self)
+        lora.unload(self)
+        return self
+
+    def freeze(self) -> None:
+        """Keeps every weight as it is in training."""
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """(numbers that are trained, all numbers)"""
+        sizes = [(parameter.data.numel, parameter.requires_grad) for parameter in self.parameters()]
+        return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many numbers are trained, as peft does."""
+        trained, total = self.get_nb_trainable_parameters()
+        line = f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}"
+        print(line, file=sys.stdout)
 
     def numpy_state(self) -> dict[str, np.ndarray]:
         """The weights by their published names as arrays; bfloat16 as its uint16 bits. Views, not copies."""

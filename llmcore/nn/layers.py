@@ -60,6 +60,10 @@ class Linear(Module):
         """x (..., in) -> (..., out)"""
         return F.linear(x, self.weight, self.bias, self.activation, self.transpose_weight)
 
+    def combined_weight(self) -> Tensor:
+        """What stands for the layer where its product is part of another op, as in the fused loss."""
+        return self.weight
+
 
 class Conv1D(Linear):
     """A Linear with weight (in, out): the orientation in which GPT-2 was published."""

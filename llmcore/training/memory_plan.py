@@ -58,6 +58,7 @@ def plan_memory(
     config: Any,
     num_parameters: int,
     *,
+    num_frozen: int = 0,
     batch_size: int,
     sequence_length: int,
     optim: str = "adamw",
@@ -71,7 +72,7 @@ def plan_memory(
 
     Args:
         config: the model's configuration.
-        num_parameters: trained numbers, tied weights once.
+        num_parameters: all numbers, tied weights once; num_frozen: those among them that are not trained.
         batch_size, sequence_length: of one micro-batch.
         optim, momentum: the optimizer, and whether it keeps a momentum buffer besides.
         bf16: weights and activations in bfloat16 (then with float32 master weights).
@@ -85,11 +86,12 @@ def plan_memory(
         "sequence_length": sequence_length,
         "activation_checkpointing": activation_checkpointing,
     }
-    groups = _flat_groups(config, num_parameters)
+    # frozen weights stay where they are; the buffers of an adapter are small, and their split does not matter
+    groups = [num_parameters - num_frozen] if num_frozen else _flat_groups(config, num_parameters)
     count = ACTIVATIONS.get(getattr(config, "model_type", ""))
     activations, workspace = count(config, element=element, **sizes) if count else (None, 0)
     return MemoryPlan(
-        weights=sum(block_size(size * element) for size in groups),
+        weights=num_frozen * element + sum(block_size(size * element) for size in groups),
         gradients=sum(block_size(size * 4) for size in groups),
         optimizer=states * sum(block_size(size * 4) for size in groups),
         activations=activations,

@@ -16,6 +16,7 @@ import numpy as np
 from llmcore import _core
 from llmcore.autograd import Generator
 from llmcore.errors import CheckpointError
+from llmcore.models import lora
 from llmcore.text_file import write_text
 from llmcore.training.callbacks import TrainerState
 from llmcore.training.checkpoint import Checkpoint, load_checkpoint, load_newest
@@ -67,16 +68,28 @@ def generators(model: Any) -> list[Generator]:
     return list(found.values())
 
 
+def weights_group(model: Any) -> str:
+    """The group of tensors that holds the weights: what peft loads for an adapter, else what transformers loads."""
+    return "model" if getattr(model, "peft_config", None) is None else "adapter_model"
+
+
 def model_arrays(model: Any) -> dict[str, np.ndarray]:
-    """The weights as arrays (bfloat16 as uint16 bits): views, good until the next update."""
-    return {
-        name: tensor.bf16_bits() if tensor.dtype == _core.DType.bfloat16 else tensor.numpy()
-        for name, tensor in model.state_dict().items()
-    }
+    """The weights as arrays (bfloat16 as uint16 bits), with an adapter only what is trained: views, good until the
+    next update."""
+    tensors = model.state_dict() if weights_group(model) == "model" else lora.adapter_tensors(model)
+    return lora.as_arrays(tensors)
 
 
-def load_model_arrays(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Puts arrays as `model_arrays` gave them back into the model."""
+def load_model_arrays(model: Any, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Puts arrays as `model_arrays` gave them back into the model. Raises CheckpointError."""
+    group = weights_group(model)
+    if group not in groups:
+        kind = "an adapter" if group == "model" else "the whole model"
+        raise CheckpointError(f"the checkpoint holds {kind}, the model in training is something else")
+    arrays = groups[group]
+    if group == "adapter_model":
+        lora.load_adapter_arrays(model, dict(arrays), "the checkpoint")
+        return
     tensors = {name: to_tensor(array) for name, array in arrays.items()}
     try:
         model.load_state_dict(tensors)
@@ -91,7 +104,7 @@ def to_tensor(array: np.ndarray) -> _core.Tensor:
 
 def collect(trainer: Trainer, with_optimizer: bool = True) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
     """(tensors by group, JSON-ready state by name) of a trainer; the tensors are views."""
-    tensors = {"model": model_arrays(trainer.model)}
+    tensors = {weights_group(trainer.model): model_arrays(trainer.model)}
     if with_optimizer:
         tensors["optimizer"] = trainer.optimizer.state_dict(copy=False)
     trainer.counters.optimizer_steps = trainer.optimizer.steps
@@ -115,7 +128,7 @@ def restore(trainer: Trainer, tensors: Mapping[str, Mapping[str, np.ndarray]], s
             "the checkpoint holds no optimizer state (it was written with save_only_model=True), so training cannot "
             "resume from it; start a new run from its weights instead"
         )
-    load_model_arrays(trainer.model, tensors["model"])
+    load_model_arrays(trainer.model, tensors)
     trainer.counters = Counters(**state["counters"])
     trainer.optimizer.load_state_dict(dict(tensors["optimizer"]), trainer.counters.optimizer_steps)
     trainer.state = TrainerState.from_dict(state["trainer_state"])

@@ -20,8 +20,10 @@ def startup_report(trainer: Trainer, memory: str | None) -> str:
     """The report as text, a line or two per subject."""
     model = trainer.model
     parameters = sum(parameter.data.numel for parameter in model.parameters())
+    trained = sum(parameter.data.numel for parameter in model.parameters() if parameter.requires_grad)
+    part = f" ({trained / 1e6:,.2f} M trained)" if trained < parameters else ""
     lines = [
-        f"model: {type(model).__name__}, {parameters / 1e6:,.2f} M parameters, {_dtype(model)}, "
+        f"model: {type(model).__name__}, {parameters / 1e6:,.2f} M parameters{part}, {_dtype(model)}, "
         f"{_core.cpu_isa()} with {_core.num_threads()} threads"
     ]
     lines += data_report(trainer.train_dataset, trainer.loader, trainer.processing_class)

@@ -64,7 +64,7 @@ class TrainerFiles(TrainerEvaluation):
             return
         # by name: the folder may have been moved since the path was written down
         path = self.run_dir / Path(self.state.best_model_checkpoint).name
-        run_state.load_model_arrays(self.model, load_checkpoint(path).tensors["model"])
+        run_state.load_model_arrays(self.model, load_checkpoint(path).tensors)
         self.optimizer.refresh_masters()
         logger.info("loaded the best weights, %s", path.name)
 

@@ -280,9 +280,11 @@ class TrainerSetup:
         )
         available = plan.available if plan is not None else available_memory() + self._allocated()
         limit = args.memory_limit_bytes()
+        sizes = [(parameter.data.numel, parameter.requires_grad) for parameter in self.model.parameters()]
         return plan_memory(
             getattr(self.model, "config", None),
-            sum(parameter.data.numel for parameter in self.model.parameters()),
+            sum(size for size, _ in sizes),
+            num_frozen=sum(size for size, trained in sizes if not trained),
             optim=args.optim,
             momentum="momentum" in (args.optim_args or ""),
             bf16=dtype == _core.DType.bfloat16,
