@@ -60,6 +60,8 @@ _PUBLIC = {
     "no_grad": "llmcore.autograd",
     "num_threads": "llmcore._core",
     "perplexity": "llmcore.evaluation",
+    "pipeline": "llmcore.pipelines",
+    "read_rows": "llmcore.data.row_files",
     "set_num_threads": "llmcore._core",
     "tensor": "llmcore.autograd",
 }

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Tokenizer:
         sep_token: str | None = None,
         model_max_length: int | None = None,
         model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+        chat_template: str | None = None,
         padding_side: str = "right",
         truncation_side: str = "right",
     ) -> None:
@@ -67,6 +68,7 @@ class Tokenizer:
         self.sep_token = sep_token
         self.model_max_length = model_max_length
         self.model_input_names = list(model_input_names)
+        self.chat_template = chat_template
         self.padding_side = _side(padding_side, "padding_side")
         self.truncation_side = _side(truncation_side, "truncation_side")
         self.name_or_path = ""
@@ -274,6 +276,47 @@ class Tokenizer:
                 batch[name] = pad_rows(batch[name], fillers[name] or 0, length, self.padding_side)
         return to_arrays(batch) if return_tensors == "np" else batch
 
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        **variables: Any,
+    ) -> Any:
+        """A conversation, or a list of them, in the model's chat template.
+
+        A conversation is a list of {"role": ..., "content": ...}. `add_generation_prompt` ends the text where the
+        assistant begins to speak. Returns text with tokenize=False, else what a call of the tokenizer returns, or the
+        ids alone with return_dict=False. `variables` are handed to the template. Raises ConfigError if there is no
+        template or jinja2 is missing, DataError where the template refuses the conversation.
+        """
+        from llmcore.data.chat_template import render_chat
+
+        template = chat_template or self.chat_template
+        if template is None:
+            raise ConfigError(
+                "this tokenizer has no chat template; set tokenizer.chat_template, or give chat_template="
+            )
+        single = not conversation or isinstance(conversation[0], Mapping)
+        special = {f"{kind}_token": token for kind in KINDS if (token := getattr(self, f"{kind}_token")) is not None}
+        texts = [
+            render_chat(template, messages, add_generation_prompt, **{**special, **variables})
+            for messages in ([conversation] if single else conversation)
+        ]
+        if not tokenize:
+            return texts[0] if single else texts
+        encoded = self(
+            texts[0] if single else texts,
+            add_special_tokens=False,
+            padding=return_tensors is not None and not single,
+            return_tensors=return_tensors,
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
     def _encode(
         self, texts: Sequence[str], add_special_tokens: bool, split_special_tokens: bool, limit: int | None
     ) -> list[np.ndarray]:
@@ -335,6 +378,8 @@ class Tokenizer:
             "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
             "special_tokens_map.json": json.dumps(special, indent=2, ensure_ascii=False) + "\n",
         }
+        if self.chat_template is not None:
+            contents["chat_template.jinja"] = self.chat_template
         for name, content in contents.items():
             write_atomically(folder / name, content.encode())
         return [str(folder / name) for name in contents]

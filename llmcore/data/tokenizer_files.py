@@ -42,6 +42,7 @@ def load_tokenizer(cls: type[Tokenizer], folder: Path, options: dict[str, Any]) 
         settings["model_input_names"] = names
     elif config.get("tokenizer_class") in _WITH_TYPES:
         settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    settings["chat_template"] = _chat_template(folder, config)
     limit = config.get("model_max_length")
     settings["model_max_length"] = int(limit) if isinstance(limit, (int, float)) and 0 < limit < _NO_LIMIT else None
     settings |= options
@@ -54,6 +55,17 @@ def load_tokenizer(cls: type[Tokenizer], folder: Path, options: dict[str, Any]) 
     tokenizer = cls(backend, **settings)
     tokenizer.name_or_path = str(folder)
     return tokenizer
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """chat_template.jinja, else what tokenizer_config.json says; of several named ones the default."""
+    if (folder / "chat_template.jinja").is_file():
+        return read_text(folder / "chat_template.jinja")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def parse_backend(text: str, name: str) -> tokenizers.Tokenizer:

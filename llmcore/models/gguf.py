@@ -86,8 +86,6 @@ def convert_gguf(path: str | Path, directory: str | Path, dtype: _core.DType = _
     model.save_pretrained(directory)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(directory)
-    if template := _value(_open(path), "tokenizer.chat_template"):
-        (Path(directory) / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def _open(path: str | Path) -> Any:
@@ -196,4 +194,9 @@ def _tokenizer(reader: Any, source: str) -> Tokenizer:
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     ids = {name: _value(reader, f"tokenizer.ggml.{field}_token_id") for name, field in names.items()}
     special = {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}
-    return Tokenizer(backend, model_max_length=_value(reader, "llama.context_length"), **special)
+    return Tokenizer(
+        backend,
+        model_max_length=_value(reader, "llama.context_length"),
+        chat_template=_value(reader, "tokenizer.chat_template"),
+        **special,
+    )
