@@ -91,6 +91,13 @@ def test_the_families_with_cuda_kernels_are_listed():
     assert set(families()) >= CUDA_FAMILIES
 
 
+@pytest.mark.parametrize("family", sorted(CUDA_FAMILIES))
+def test_sanitizers_have_something_to_run(family):
+    """benchmarks/gpu_check.sh runs the tests marked `small` under compute-sanitizer, on the device."""
+    tests = (ROOT / "tests" / "kernels" / f"test_{family}.py").read_text(encoding="utf-8")
+    assert re.search(r"@pytest\.mark\.small\n(?:@.*\n)*def test_\w+\((?:.*, )?device\)", tests)
+
+
 @pytest.mark.parametrize("family", families())
 def test_a_family_has_one_stem_everywhere(family):
     expected = [f"csrc/cpu/{family}.cpp", f"csrc/ops/{family}.h", f"csrc/ops/{family}.cpp"]

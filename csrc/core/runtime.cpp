@@ -27,6 +27,11 @@ int cuda_devices() {
 }
 
 thread_local Device device_of_this_thread;
+thread_local bool inside_a_dispatch = false;
+
+std::string where_cuda_is() {
+    return concat("families with CUDA kernels: ", *cuda_families() ? cuda_families() : "none", "; use device=\"cpu\"");
+}
 
 }  // namespace
 
@@ -131,9 +136,8 @@ const char* cuda_families() {
 }
 
 void refuse_cuda(const char* family, Device device) {
-    throw std::invalid_argument(
-        concat(family, " has no CUDA kernels in this version, so its ops do not run on ", name_of(device),
-               "; families with CUDA kernels: ", *cuda_families() ? cuda_families() : "none", "; use device=\"cpu\""));
+    throw std::invalid_argument(concat(family, " has no CUDA kernels in this version, so its ops do not run on ",
+                                       name_of(device), "; ", where_cuda_is()));
 }
 
 void synchronize(Device device) {
@@ -145,12 +149,23 @@ Device running_on() {
     return device_of_this_thread;
 }
 
-RunningOn::RunningOn(Device device) : before_(device_of_this_thread) {
+void check_reachable(Device device) {
+    if (device == device_of_this_thread) return;
+    LLMCORE_CHECK(inside_a_dispatch, "an op reads one of its tensors on the host, and it is on ", name_of(device),
+                  ": in this version the op does not run there; ", where_cuda_is());
+    throw std::invalid_argument(concat("expected a tensor on ", name_of(device_of_this_thread), ", got one on ",
+                                       name_of(device),
+                                       ": all tensors of an op must be on one device; Tensor.to(device) copies"));
+}
+
+RunningOn::RunningOn(Device device) : before_(device_of_this_thread), inside_before_(inside_a_dispatch) {
     device_of_this_thread = device;
+    inside_a_dispatch = true;
 }
 
 RunningOn::~RunningOn() {
     device_of_this_thread = before_;
+    inside_a_dispatch = inside_before_;
 }
 
 }  // namespace llmcore

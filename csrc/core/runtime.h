@@ -35,8 +35,10 @@ const char* cuda_families();
 // Waits for all work of the device. Throws what a kernel left behind.
 void synchronize(Device device);
 
-// The device whose memory this thread may touch through Tensor::data(): the CPU, or inside an op's dispatch the op's.
+// The device whose memory this thread may touch through Tensor::data(): inside an op's dispatch the op's, outside the
+// CPU's. check_reachable throws for another, with the reason.
 Device running_on();
+void check_reachable(Device device);
 
 class RunningOn {
   public:
@@ -47,6 +49,7 @@ class RunningOn {
 
   private:
     const Device before_;
+    const bool inside_before_;
 };
 
 }  // namespace llmcore

@@ -56,9 +56,7 @@ Tensor Tensor::to(Device device) const {
 
 void Tensor::check_access(DType dtype) const {
     LLMCORE_CHECK(dtype_ == dtype, "a tensor of ", name_of(dtype_), " was read as ", name_of(dtype));
-    LLMCORE_CHECK(device_ == running_on(), "expected a tensor on ", name_of(running_on()), ", got one of shape ",
-                  to_string(shape_), " on ", name_of(device_),
-                  ": all tensors of an op must be on one device; Tensor.to(device) copies");
+    check_reachable(device_);
 }
 
 Tensor Tensor::view(Shape shape) const {

@@ -30,6 +30,7 @@ def test_forward_and_backward(name, n, dtype, device):
     np.testing.assert_array_equal(tb.grad.numpy(), _core.from_numpy(dy * slope_b, dtype).numpy())
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("n", [0, *ODD_SIZES])
 def test_scale(n, dtype, device):
@@ -110,6 +111,7 @@ def test_a_copy_of_one_type_keeps_every_bit(device):
     np.testing.assert_array_equal(floats.clone().numpy().view(np.uint32), floats.numpy().view(np.uint32))
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", [*DTYPES, INT32], ids=lambda d: d.name)
 def test_fill(dtype, device):
     for n in (0, 1, 33, 5000):
@@ -118,6 +120,7 @@ def test_fill(dtype, device):
         np.testing.assert_array_equal(y.numpy(), np.full(n, -3.0))
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 def test_rows_at_any_address(dtype, device):
     """Vectors need addresses that are multiples of 16; a row of 37 elements may begin anywhere."""

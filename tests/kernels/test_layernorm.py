@@ -90,6 +90,7 @@ def test_sum_and_its_gradient_go_through_in_the_same_pass(dtype, C, device):
     assert_close(dx, apart.numpy().astype(np.float64) + dsum.numpy(), dtype)
 
 
+@pytest.mark.small
 def test_gradients_of_parameters_are_added(device):
     N, C = 21, 64
     x, dy, weight = random_array((N, C), 1), random_array((N, C), 2), random_array((C,), 3)
@@ -106,6 +107,7 @@ def test_gradients_of_parameters_are_added(device):
             assert_close(dbias, before[1] + dy.sum(0), FLOAT32)
 
 
+@pytest.mark.small
 def test_parameters_at_any_address(device):
     """Vectors need addresses that are multiples of 16; a part of a tensor may begin anywhere."""
     N, C = 5, 64

@@ -143,6 +143,7 @@ def test_linear(with_bias, transpose_weight, activation, dtype, device):
         check_gradient(tensors[i].grad, loss, values[i], dtype, scale=np.sqrt(K))
 
 
+@pytest.mark.small
 def test_linear_adds_into_gradients_that_are_there(device):
     x, weight, bias = (leaf(value, device=device) for value in (np.ones((2, 3)), np.ones((4, 3)), np.zeros(4)))
     for _ in range(2):
@@ -243,6 +244,7 @@ def test_same_bits_for_any_number_of_threads(M, N, K, dtype):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 def test_same_bits_every_time(dtype, device):
     values = [random_array(shape, 1, dtype=dtype) for shape in ((203, 96), (72, 96), (72,))]

@@ -1,0 +1,184 @@
+"""Kernels on a GPU against torch and the device's copy bandwidth: `python -m benchmarks.gpu.kernels [--json FILE]`.
+
+Every kernel is compared with float64 on the host, on its first rows, before it is timed. Its rate is in per cent of the
+bandwidth of a copy on this device for what memory bounds, and in TFLOP/s for products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.timing import seconds_per_call
+from llmcore import _core
+
+torch: Any = None
+with suppress(ImportError):
+    import torch
+
+DEVICE = "cuda"
+DTYPES = {"float32": _core.DType.float32, "bfloat16": _core.DType.bfloat16}
+TOLERANCE = {"float32": 2e-5, "bfloat16": 1.6e-2}
+CHECKED_ROWS = 16
+
+
+@dataclass
+class Case:
+    """What is measured: `nbytes` or `flops` of one call say how much work it is; `check` raises if it is wrong."""
+
+    kernel: str
+    family: str
+    dtype: str
+    run: Callable[[], Any]
+    check: Callable[[], None]
+    run_torch: Callable[[], Any] | None
+    nbytes: float = 0
+    flops: float = 0
+
+
+def random_rows(shape: tuple[int, ...], dtype: str, seed: int) -> _core.Tensor:
+    """Normal numbers on the device; a block of them is repeated, which is quicker than drawing each."""
+    block = np.random.default_rng(seed).standard_normal((min(shape[0], 1024), *shape[1:]), dtype=np.float32)
+    repeats = -(-shape[0] // len(block))
+    rows = np.concatenate([block] * repeats)[: shape[0]]
+    return _core.from_numpy(rows, DTYPES[dtype], DEVICE)
+
+
+def on_torch(tensor: _core.Tensor) -> Any:
+    """A copy on torch's side of the device; None where torch has no CUDA."""
+    if torch is None or not torch.cuda.is_available():
+        return None
+    copy = torch.from_numpy(tensor.numpy()).cuda()
+    return copy.bfloat16() if tensor.dtype == _core.DType.bfloat16 else copy
+
+
+def first_rows(tensor: _core.Tensor) -> np.ndarray:
+    return tensor.narrow(0, min(CHECKED_ROWS, tensor.shape[0])).numpy().astype(np.float64)
+
+
+def compare(name: str, actual: np.ndarray, expected: np.ndarray, dtype: str) -> None:
+    error = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
+    if not error <= TOLERANCE[dtype]:
+        raise SystemExit(f"{name}: error {error:.2e} of the largest element, expected below {TOLERANCE[dtype]:g}")
+
+
+def layernorm_cases(dtype: str, N: int, C: int) -> Iterator[Case]:
+    x, dy = random_rows((N, C), dtype, 1), random_rows((N, C), dtype, 2)
+    weight, bias = random_rows((C,), dtype, 3), random_rows((C,), dtype, 4)
+    dweight, dbias = (_core.zeros((C,), device=DEVICE) for _ in range(2))
+    _, mean, rstd = _core.layernorm_forward(x, weight, bias, 1e-5)
+    tx, tdy, tweight, tbias = (on_torch(t) for t in (x, dy, weight, bias))
+    w, b = weight.numpy().astype(np.float64), bias.numpy().astype(np.float64)
+    rows, drows = first_rows(x), first_rows(dy)
+    scale = 1 / np.sqrt(rows.var(-1, keepdims=True) + 1e-5)
+    normalised = (rows - rows.mean(-1, keepdims=True)) * scale
+
+    def backward(dweight: _core.Tensor | None, dbias: _core.Tensor | None) -> _core.Tensor:
+        return _core.layernorm_backward(dy, None, x, weight, mean, rstd, dweight, dbias)
+
+    def check_forward() -> None:
+        y = first_rows(_core.layernorm_forward(x, weight, bias, 1e-5)[0])
+        compare("layernorm forward", y, normalised * w + b, dtype)
+
+    def check_backward() -> None:
+        g = drows * w
+        centred = g - g.mean(-1, keepdims=True) - normalised * (g * normalised).mean(-1, keepdims=True)
+        sums = _core.zeros((C,), device=DEVICE)
+        compare("layernorm backward", first_rows(backward(None, sums)), scale * centred, dtype)
+        compare("layernorm dbias", sums.numpy(), dy.numpy().astype(np.float64).sum(0), "float32")
+
+    normalize = torch and tx is not None and torch.ops.aten.native_layer_norm
+    differentiate = torch and tx is not None and torch.ops.aten.native_layer_norm_backward
+    stats = normalize(tx, [C], tweight, tbias, 1e-5)[1:] if normalize else None
+    yield Case(
+        f"layernorm forward {N} x {C}", "layernorm", dtype, lambda: _core.layernorm_forward(x, weight, bias, 1e-5),
+        check_forward, (lambda: normalize(tx, [C], tweight, tbias, 1e-5)) if normalize else None, 2.0 * x.nbytes,
+    )  # fmt: skip
+    yield Case(
+        f"layernorm backward {N} x {C}", "layernorm", dtype, lambda: backward(dweight, dbias), check_backward,
+        (lambda: differentiate(tdy, tx, [C], *stats, tweight, tbias, [True] * 3)) if differentiate else None,
+        3.0 * x.nbytes,
+    )  # fmt: skip
+
+
+def add_cases(dtype: str, N: int, C: int) -> Iterator[Case]:
+    a, b = random_rows((N, C), dtype, 1), random_rows((N, C), dtype, 2)
+    ta, tb = on_torch(a), on_torch(b)
+    yield Case(
+        f"add {N} x {C}", "elementwise", dtype, lambda: _core.add(a, b),
+        lambda: compare("add", first_rows(_core.add(a, b)), first_rows(a) + first_rows(b), dtype),
+        (lambda: ta + tb) if ta is not None else None, 3.0 * a.nbytes,
+    )  # fmt: skip
+
+
+def matmul_cases(dtype: str, M: int, N: int, K: int) -> Iterator[Case]:
+    a, b = random_rows((M, K), dtype, 1), random_rows((N, K), dtype, 2)
+    ta, tb = on_torch(a), on_torch(b)
+
+    def run() -> _core.Tensor:
+        return _core.matmul(a, b, transpose_b=True)
+
+    yield Case(
+        f"matmul {M} x {N} x {K}, b transposed", "matmul", dtype, run,
+        lambda: compare("matmul", first_rows(run()), first_rows(a) @ b.numpy().astype(np.float64).T, dtype),
+        (lambda: ta @ tb.T) if ta is not None else None, flops=2.0 * M * N * K,
+    )  # fmt: skip
+
+
+def all_cases(small: bool) -> Iterator[Case]:
+    for dtype in DTYPES:
+        for N, C in [(40, 64)] if small else [(65536, 768), (16384, 4096)]:
+            yield from layernorm_cases(dtype, N, C)
+            yield from add_cases(dtype, N, C)
+        if "matmul" in _core.cuda_families():
+            for M, N, K in [(40, 48, 64)] if small else [(4096, 4096, 4096), (8192, 3072, 768), (8192, 768, 3072)]:
+                yield from matmul_cases(dtype, M, N, K)
+
+
+def copy_bandwidth(nbytes: int, seconds: float) -> float:
+    """Bytes read and written per second by a copy from the device to itself."""
+    source = _core.zeros((nbytes // 4,), device=DEVICE)
+    target = _core.empty((nbytes // 4,), device=DEVICE)
+    once = seconds_per_call(lambda: target.copy_(source), lambda: _core.synchronize(DEVICE), seconds)
+    return 2.0 * nbytes / once
+
+
+def measure(case: Case, bandwidth: float, seconds: float) -> dict:
+    case.check()
+    ours = seconds_per_call(case.run, lambda: _core.synchronize(DEVICE), seconds)
+    theirs = seconds_per_call(case.run_torch, torch.cuda.synchronize, seconds) if case.run_torch else None
+    rate = f"{100 * case.nbytes / ours / bandwidth:.0f} %" if case.nbytes else f"{case.flops / ours / 1e12:.1f} TFLOP/s"
+    return {
+        "kernel": case.kernel,
+        "dtype": case.dtype,
+        "us": ours * 1e6,
+        "torch_us": theirs and theirs * 1e6,
+        "rate": rate,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--seconds", type=float, default=0.25, help="of measuring, for each kernel and opponent")
+    parser.add_argument("--small", action="store_true", help="shapes that show that it runs, and nothing else")
+    arguments = parser.parse_args()
+    bandwidth = copy_bandwidth(1 << (12 if arguments.small else 28), arguments.seconds)
+    print(f"copy: {bandwidth / 1e9:.0f} GB/s; families with CUDA kernels: {', '.join(_core.cuda_families())}")
+    results = []
+    for case in all_cases(arguments.small):
+        results.append(measure(case, bandwidth, arguments.seconds))
+        print(results[-1], flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
