@@ -7,6 +7,7 @@ In reading order:
     corpus       the standard library of the running Python as a corpus that is always there
     tokenizer    text <-> ids, on top of Hugging Face's `tokenizers` (byte_level, padding, tokenizer_files)
     vocabularies how a tokenizer is made: trained BPE, bytes, characters, GPT-2's
+    subwords     the same for WordPiece (BERT's) and Unigram (T5's)
     split        which document trains and which one validates
     shards       token ids on disk (shard_format: the layout, shard_writer: how they are written)
     prepare      sources -> train.bin, validation.bin, tokenizer, report
@@ -46,6 +47,9 @@ _MODULE_OF = {
     "report_shards": "report",
     "standard_library_documents": "corpus",
     "train_bpe": "vocabularies",
+    "train_unigram": "subwords",
+    "train_wordpiece": "subwords",
+    "wordpiece_tokenizer": "subwords",
 }
 
 __all__ = sorted(_MODULE_OF)

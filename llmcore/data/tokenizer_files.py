@@ -28,8 +28,11 @@ def load_tokenizer(cls: type[Tokenizer], folder: Path, options: dict[str, Any]) 
         from llmcore.data.vocabularies import gpt2_tokenizer
 
         backend = gpt2_tokenizer(folder / "vocab.json", folder / "merges.txt").backend
+    elif (folder / "vocab.txt").is_file():
+        return _load_wordpiece(cls, folder, options)
     elif folder.is_dir():
-        raise DataError(f"{folder} holds no tokenizer.json (nor vocab.json and merges.txt); is it a model's folder?")
+        files = "tokenizer.json (nor vocab.json and merges.txt, nor vocab.txt)"
+        raise DataError(f"{folder} holds no {files}; is it a model's folder?")
     else:
         raise DataError(f"{folder} is not a folder. Tokenizers are loaded from disk; nothing is downloaded.")
     settings = _special_tokens(folder)
@@ -66,6 +69,22 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
+
+
+def _load_wordpiece(cls: type[Tokenizer], folder: Path, options: dict[str, Any]) -> Tokenizer:
+    """A BERT as it was first published: vocab.txt, and do_lower_case in tokenizer_config.json."""
+    from llmcore.data.subwords import wordpiece_tokenizer
+
+    config = _read_json(folder / "tokenizer_config.json")
+    made = wordpiece_tokenizer(folder / "vocab.txt", lowercase=bool(config.get("do_lower_case", True)))
+    names = (*(f"{kind}_token" for kind in _KINDS), "model_max_length", "model_input_names")
+    settings = {name: getattr(made, name) for name in names}
+    limit = config.get("model_max_length")
+    if isinstance(limit, (int, float)) and 0 < limit < _NO_LIMIT:
+        settings["model_max_length"] = int(limit)
+    tokenizer = cls(made.backend, **{**settings, **options})
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
 
 
 def parse_backend(text: str, name: str) -> tokenizers.Tokenizer:

@@ -51,7 +51,7 @@ def train_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    counter = _Limit(texts, max_characters)
+    counter = LimitedTexts(texts, max_characters)
     backend.train_from_iterator(counter, trainer)
     if counter.characters == 0:
         raise DataError("there was no text to train a tokenizer on.")
@@ -121,7 +121,7 @@ def _byte_level(model: models.Model, use_regex: bool) -> tokenizers.Tokenizer:
     return backend
 
 
-class _Limit:
+class LimitedTexts:
     """Iterates over the texts up to a number of characters, and counts them."""
 
     def __init__(self, texts: Iterable[str | Document], max_characters: int) -> None:

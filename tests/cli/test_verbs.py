@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmcore.data import Tokenizer
 from tests.cli.helpers import COMMAND, ENVIRONMENT, TINY, prose, run, run_json
 
 
@@ -256,3 +257,15 @@ def test_profile_of_presets_and_folders(folder):
     assert "steps must be at least 1, got 0" in wrong.stderr
     wrong = run("profile", "gpt2-tiny", "--block_size", "129", cwd=folder, status=2)
     assert "longer than the model's n_positions=128" in wrong.stderr
+
+
+@pytest.mark.parametrize(("kind", "first"), [("wordpiece", "[PAD]"), ("unigram", "<pad>")])
+def test_tokenizer_of_other_kinds(tmp_path, kind, first):
+    (tmp_path / "text.txt").write_text(prose(200))
+    found = run_json("tokenizer", "train", "text.txt", "--kind", kind, "--vocab_size", "90", cwd=tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert found["kind"] == kind and found["vocab_size"] == tokenizer.vocab_size == 90
+    assert tokenizer.convert_ids_to_tokens(0) == first
+    assert (tokenizer.tokenize("NOBODY") == tokenizer.tokenize("nobody")) == (kind == "wordpiece")
+    refused = run("tokenizer", "train", "text.txt", "--lowercase", "true", cwd=tmp_path, status=2)
+    assert "--lowercase is for wordpiece and unigram" in refused.stderr
