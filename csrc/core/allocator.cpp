@@ -3,10 +3,11 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "core/check.h"
@@ -46,8 +47,9 @@ class CachingAllocator {
 
     std::shared_ptr<void> allocate(size_t bytes) {
         size_t size = caches() ? size_class(bytes) : bytes > 0 ? bytes : 1;
-        void* block = take(size, bytes);
-        return std::shared_ptr<void>(block, [this, size](void* p) { give_back(p, size); });
+        Block block = take(size, bytes);
+        return std::shared_ptr<void>(
+            block.data, [this, size, capacity = block.capacity](void* p) { give_back(p, size, capacity); });
     }
 
     MemoryStats stats() {
@@ -70,47 +72,70 @@ class CachingAllocator {
 
     void empty_cache() {
         std::lock_guard lock(mutex_);
-        release_cached();
+        release_cached(0);
     }
 
   private:
     // On the emulated device every tensor is an allocation of its own size, so that AddressSanitizer sees each end.
     bool caches() const { return device_.type == DeviceType::kCpu || std::string_view(cuda_build()) != "emulate"; }
 
-    void* take(size_t size, size_t requested) {
+    struct Block {
+        void* data;
+        size_t capacity;  // may be more than what was asked for
+    };
+
+    Block take(size_t size, size_t requested) {
         std::lock_guard lock(mutex_);
         if (stats_.limit != 0 && stats_.allocated + size > stats_.limit)
             throw out_of_memory(requested, "the memory limit");
-        auto& blocks = cache_[size];
-        void* block = nullptr;
-        if (!blocks.empty()) {
-            block = blocks.back();
-            blocks.pop_back();
-        } else {
-            block = from_system(size);
-            if (block == nullptr) {
-                release_cached();
-                block = from_system(size);
+        size_t in_use = stats_.allocated + size;
+        Block block = from_cache(size, in_use);
+        if (block.data == nullptr) {
+            block = {from_system(size), size};
+            if (block.data == nullptr) {
+                release_cached(0);
+                block.data = from_system(size);
             }
-            if (block == nullptr)
+            if (block.data == nullptr)
                 throw out_of_memory(
                     requested, device_.type == DeviceType::kCpu ? "this machine's memory" : "this device's memory");
             stats_.reserved += size;
         }
-        stats_.allocated += size;
+        stats_.allocated = in_use;
+        high_water_ = std::max(high_water_, in_use);
         stats_.allocations += 1;
         if (stats_.allocated > stats_.peak_allocated) stats_.peak_allocated = stats_.allocated;
         return block;
     }
 
-    void give_back(void* block, size_t size) {
+    // A free block of this size, else nothing. Once more is held than a quarter above what was ever in use together, as
+    // with batches of varying length, a block of up to half as much again will do, and the largest free ones are given
+    // up to make room for a new one.
+    Block from_cache(size_t size, size_t in_use) {
+        auto found = cache_.find(size);
+        if (found == cache_.end() || found->second.empty()) {
+            size_t most = std::max(high_water_, in_use), bound = most + most / 4;
+            if (!caches() || stats_.reserved + size <= bound) return {nullptr, 0};
+            found = cache_.upper_bound(size);
+            while (found != cache_.end() && found->second.empty()) ++found;
+            if (found == cache_.end() || found->first > size + size / 2) {
+                release_cached(bound > size ? bound - size : 0);
+                return {nullptr, 0};
+            }
+        }
+        void* data = found->second.back();
+        found->second.pop_back();
+        return {data, found->first};
+    }
+
+    void give_back(void* block, size_t size, size_t capacity) {
         std::lock_guard lock(mutex_);
         stats_.allocated -= size;
         if (caches()) {
-            cache_[size].push_back(block);
+            cache_[capacity].push_back(block);
         } else {
             to_system(block);
-            stats_.reserved -= size;
+            stats_.reserved -= capacity;
         }
     }
 
@@ -126,11 +151,15 @@ class CachingAllocator {
         std::free(block);
     }
 
-    void release_cached() {
-        for (auto& [size, blocks] : cache_) {
-            for (void* block : blocks) to_system(block);
-            stats_.reserved -= size * blocks.size();
-            blocks.clear();
+    // Gives free blocks back, the largest first, until no more than `keep` bytes are held.
+    void release_cached(size_t keep) {
+        for (auto group = cache_.rbegin(); group != cache_.rend(); ++group) {
+            auto& [size, blocks] = *group;
+            while (!blocks.empty() && stats_.reserved > keep) {
+                to_system(blocks.back());
+                blocks.pop_back();
+                stats_.reserved -= size;
+            }
         }
     }
 
@@ -144,7 +173,8 @@ class CachingAllocator {
 
     const Device device_;
     std::mutex mutex_;
-    std::unordered_map<size_t, std::vector<void*>> cache_;
+    std::map<size_t, std::vector<void*>> cache_;
+    size_t high_water_ = 0;  // most bytes that were ever in use at once
     MemoryStats stats_;
 };
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -68,6 +70,29 @@ def test_freed_blocks_are_used_again():
     other = bytes_of(600_000)
     assert _core.memory_stats()["reserved"] == reserved + MIB
     assert other.data_ptr != address
+
+
+VARYING = """
+from llmcore import _core
+MIB = 2**20
+most = 0
+for number in range(60):
+    size = (8 + number * 7 % 31) * MIB  # 31 sizes, in many classes
+    held = [_core.empty((n,), _core.DType.int32) for n in (size // 4, size // 8, size // 4)]
+    most = max(most, _core.memory_stats()["allocated"])
+    assert len({tensor.data_ptr for tensor in held}) == 3
+    held[1].fill_(1)
+    del held
+stats = _core.memory_stats()
+assert stats["allocated"] == 0, stats
+assert stats["peak_allocated"] == most
+assert stats["reserved"] <= 1.25 * most, (stats, most)
+"""
+
+
+def test_varying_sizes_do_not_pile_up():
+    """As batches of varying length ask for them: what is held stays near what is ever in use at once."""
+    subprocess.run([sys.executable, "-c", VARYING], check=True)  # a process of its own: the bound follows its peak
 
 
 def test_empty_cache_gives_back_what_is_not_in_use():
