@@ -20,7 +20,10 @@ from llmcore.errors import LlmcoreError
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "train a small model on Python's standard library and complete a function"),
     "pretrain": ("pretrain", "train a model on text, from random weights"),
+    "finetune": ("finetune", "train a model on for a task, whole or with LoRA"),
+    "merge-lora": ("merge_lora", "make an adapter part of its base model"),
     "generate": ("generate", "let a model continue a text"),
+    "chat": ("chat", "talk with a model in its chat template"),
     "evaluate": ("evaluate", "perplexity and bits per byte of a model on text"),
     "prepare": ("prepare", "turn text into token files that training reads"),
     "tokenizer": ("tokenizer", "train a tokenizer on text"),
