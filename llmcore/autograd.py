@@ -169,12 +169,35 @@ def tensor(values: Any, dtype: _core.DType | None = None, requires_grad: bool = 
     return Tensor(_core.from_numpy(np.asarray(values), dtype, device), requires_grad)
 
 
+class Edge:
+    """Where the gradient of a computed input goes. Unlike the Tensor it does not hold the input's numbers: of those
+    only what a Function saves lives on until the backward pass.
+    """
+
+    __slots__ = ("_node", "_index")
+
+    def __init__(self, node: Node, index: int):
+        self._node, self._index = node, index
+
+    @property
+    def spec(self) -> tuple[tuple[int, ...], _core.DType, str]:
+        """Shape, dtype and device of the input."""
+        return self._node.output_specs[self._index]
+
+
+def _target(argument: Any) -> Tensor | Edge | None:
+    """What has to be known of an argument when its gradient is there; None if it needs none."""
+    if not isinstance(argument, Tensor) or not argument.requires_grad:
+        return None
+    return argument if argument._node is None else Edge(argument._node, argument._index)
+
+
 class Context:
     """What a Function keeps between its forward and its backward pass."""
 
     __slots__ = ("inputs", "saved", "_own_buffers")
 
-    def __init__(self, inputs: list[Tensor | None]):
+    def __init__(self, inputs: list[Tensor | Edge | None]):
         self.inputs = inputs
         self.saved: tuple[Any, ...] = ()
         self._own_buffers: dict[int, _core.Tensor] = {}
@@ -183,8 +206,7 @@ class Context:
         self.saved = values
 
     def needs_grad(self, index: int) -> bool:
-        source = self.inputs[index]
-        return source is not None and source.requires_grad
+        return self.inputs[index] is not None
 
     def grad_buffer(self, index: int) -> _core.Tensor | None:
         """The float32 buffer into which a kernel adds the gradient of input `index`; None if that input needs none.
@@ -192,20 +214,20 @@ class Context:
         For a leaf it is the leaf's own `grad`. An input that was computed (a merged LoRA weight, say) gets a buffer of
         its own, which the engine passes on.
         """
-        if not self.needs_grad(index):
-            return None
         source = self.inputs[index]
-        assert source is not None
-        if source.is_leaf:
+        if source is None:
+            return None
+        if isinstance(source, Tensor):
             return source.grad_as_buffer()
         if index not in self._own_buffers:
-            self._own_buffers[index] = _core.zeros(source.shape, _core.DType.float32, source.device)
+            shape, _, device = source.spec
+            self._own_buffers[index] = _core.zeros(shape, _core.DType.float32, device)
         return self._own_buffers[index]
 
     def grad_to_write(self, index: int) -> tuple[_core.Tensor | None, bool]:
         """`grad_buffer` for a kernel that can overwrite it, and whether it has to add to what is there."""
         source = self.inputs[index]
-        if self.needs_grad(index) and source is not None and source.is_leaf:
+        if isinstance(source, Tensor):
             return source.grad_to_write()
         return self.grad_buffer(index), True
 
@@ -243,9 +265,9 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        inputs: list[Tensor | None] = [argument if isinstance(argument, Tensor) else None for argument in args]
-        recording = is_grad_enabled() and any(source is not None and source.requires_grad for source in inputs)
-        context = Context(inputs if recording else [None] * len(inputs))
+        inputs = [_target(argument) for argument in args] if is_grad_enabled() else [None] * len(args)
+        recording = any(source is not None for source in inputs)
+        context = Context(inputs)
         result = cls.forward(
             context, *[argument.data if isinstance(argument, Tensor) else argument for argument in args]
         )
@@ -275,9 +297,10 @@ def _backward_from(roots: list[tuple[Tensor, _core.Tensor]]) -> None:
     waiting: dict[int, list[_core.Tensor | None]] = {}  # node order -> gradients of its outputs so far
     queue: list[tuple[int, Node]] = []
 
-    def deliver(target: Tensor, gradient: _core.Tensor) -> None:
+    def deliver(target: Tensor | Edge, gradient: _core.Tensor) -> None:
         node = target._node
         if node is None:
+            assert isinstance(target, Tensor)
             _accumulate_leaf(target, gradient)
             return
         if node.order not in waiting:
@@ -294,7 +317,7 @@ def _backward_from(roots: list[tuple[Tensor, _core.Tensor]]) -> None:
             deliver(source, input_gradient)
 
 
-def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor, _core.Tensor]]:
+def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor | Edge, _core.Tensor]]:
     """Runs one node's backward pass and frees what it saved; returns (input, gradient) pairs."""
     context = node.context
     if context is None:
@@ -308,11 +331,11 @@ def _run(node: Node, gradients: list[_core.Tensor | None]) -> list[tuple[Tensor,
     input_gradients = list(result) if isinstance(result, tuple) else [result]
     for index, buffer in context._own_buffers.items():
         source = context.inputs[index]
-        assert source is not None
-        input_gradients[index] = buffer if source.dtype == _core.DType.float32 else buffer.cast(source.dtype)
+        assert isinstance(source, Edge)
+        input_gradients[index] = buffer if source.spec[1] == _core.DType.float32 else buffer.cast(source.spec[1])
     pairs = []
     for source, input_gradient in zip(context.inputs, input_gradients, strict=True):
-        if source is not None and source.requires_grad and input_gradient is not None:
+        if source is not None and input_gradient is not None:
             pairs.append((source, input_gradient))
     return pairs
 

@@ -126,9 +126,8 @@ def _gpt2_activations(
 ) -> tuple[int, int]:
     """(kept for the backward pass, transient) in bytes, block by block as the allocator hands them out.
 
-    A layer keeps per token two residual sums, two norms' outputs, the attention's output and both projections'
-    outputs (7 C), q k v (3 C), the MLP's hidden layer before and after the activation (2 inner), and the statistics
-    of norms and attention in float32. Dropout keeps its input beside its output.
+    A layer keeps per token two residual sums, two norms' outputs and the attention's output (5 C), q k v (3 C), the
+    MLP's hidden layer before and after the activation (2 inner), and the statistics of norms and attention in float32.
     """
     rows, C, layers = batch_size * sequence_length, config.n_embd, config.n_layer
     inner = config.n_inner or 4 * C
@@ -136,17 +135,19 @@ def _gpt2_activations(
     def held(width: int, size: int = element) -> int:
         return block_size(rows * width * size)
 
-    layer = 7 * held(C) + held(3 * C) + 2 * held(inner) + 4 * held(1, 4) + held(config.n_head, 4)
-    layer += 2 * held(C) if config.resid_pdrop else 0
-    # embedding, last residual sum, last norm, and the loss's gradient, which is computed in the forward pass
-    outside = (5 if config.embd_pdrop else 4) * held(C) + 4 * held(1, 4)
-    kept = outside + (2 * layers * held(C) + layer if activation_checkpointing else layers * layer)
+    layer = 5 * held(C) + held(3 * C) + 2 * held(inner) + 4 * held(1, 4) + held(config.n_head, 4)
     # backward through an MLP: gradients of hidden layer and input; or a chunk of logits in float32, and of their
     # gradients, which take the logits' place if they are float32, too
     backward = 2 * held(inner) + 2 * held(C)
-    before_loss = layer if activation_checkpointing else 0  # the layer that is computed again is not there yet
     chunk = _chunk_rows(rows, config.vocab_size) * config.vocab_size
-    logits = block_size(chunk * 4) + (block_size(chunk * element) if element < 4 else 0) - before_loss
+    logits = block_size(chunk * 4) + (block_size(chunk * element) if element < 4 else 0)
+    if activation_checkpointing:
+        # the inputs of the blocks (the first has one), a gradient, and one layer that is computed again; that is not
+        # there yet while the logits are, but the last norm's input and output are
+        kept = 2 * layers * held(C) + 4 * held(1, 4) + layer
+        return kept, max(backward, logits + 2 * held(C) - layer)
+    # embedding, last residual sum, last norm, and the loss's gradient, which is computed in the forward pass
+    kept = 4 * held(C) + 4 * held(1, 4) + layers * layer
     return kept, max(backward, logits)
 
 
