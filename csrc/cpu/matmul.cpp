@@ -158,6 +158,7 @@ void compute_tile(const Product<Out, A, B>& product, const Blocks& blocks, const
     int64_t total = product.p.K, panel_units = blocks.pass / Kernel::kSteps * kPanel,
             panels = divide_up(columns, kPanel);
     bool one_pass = total <= blocks.pass, one_block = total <= blocks.block;
+    bool prefetching = rows >= kMinStripsToPrefetch * kStrip;
     for (int64_t k = 0; k == 0 || k < total; k += blocks.pass) {
         int64_t end = smaller(k + blocks.pass, total);
         pack_tile<Kernel>(scratch.b, product.b, {column, columns, k, end - k}, blocks.pass);
@@ -182,7 +183,7 @@ void compute_tile(const Product<Out, A, B>& product, const Blocks& blocks, const
                 for (int64_t panel = 0; panel < panels; ++panel) {
                     float* sums = strip_sums + (one_block ? 0 : panel * kStrip * kPanel);
                     next.prefetch(panel, panels);
-                    if (after.column < product.p.N)
+                    if (prefetching && after.column < product.p.N)
                         product.b.prefetch(after.column, after.columns, after.k, after.steps, part++, parts);
                     Kernel::multiply(strip_rows, sums, kPanel, a, b_block + panel * panel_units, K, first > 0);
                     if (first + K == total)

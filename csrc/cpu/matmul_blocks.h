@@ -56,6 +56,9 @@ int64_t strip_units(int64_t K) {
     return Kernel::kStripLanes * (round_up(K, Kernel::kGrain) / Kernel::kSteps);
 }
 
+// The next tile of b is prefetched while this many strips or more are multiplied: fewer leave no time for it.
+constexpr int64_t kMinStripsToPrefetch = 8;
+
 // b's tile takes half of the second-level cache; a tile has as many columns as that allows and as few rows as the
 // threads need.
 template <class Kernel>
@@ -65,7 +68,11 @@ Blocks cut_into_blocks(const MatmulProblem& p) {
     blocks.pass = p.K == 0 ? Kernel::kGrain : cut_evenly(p.K, Kernel::kPassK, Kernel::kGrain);
     blocks.block = cut_evenly(blocks.pass, Kernel::kBlockK, Kernel::kGrain);
 
-    int64_t tile_floats = cache_sizes().second / 2 / static_cast<int64_t>(sizeof(float));
+    // A strip alone uses a panel of b once, so a tile then is what the first-level cache holds; but rows of b, read a
+    // panel's width at a time, would lie pages apart.
+    bool one_use = p.M <= kStrip && p.transpose_b;
+    int64_t tile_floats =
+        (one_use ? cache_sizes().first : cache_sizes().second / 2) / static_cast<int64_t>(sizeof(float));
     int64_t widest = larger(tile_floats / (blocks.pass / Kernel::kSteps) / kPanel, 1) * kPanel;
     int64_t column_tiles = divide_up(p.N, widest);
     int64_t rows = kMaxSharedUnits / larger(strip_units<Kernel>(p.K), 1) * kStrip;
