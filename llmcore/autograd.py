@@ -87,6 +87,10 @@ class Tensor:
     def item(self) -> float:
         return self.data.item()
 
+    def argmax(self, axis: int | None = None) -> Any:
+        """Where the largest value stands: a NumPy integer, or an array of them along `axis`."""
+        return self.numpy().argmax(axis=axis)
+
     def detach(self) -> Tensor:
         return Tensor(self.data)
 

@@ -73,7 +73,8 @@ def make_loader(
     sized = hasattr(dataset, "__len__")
     if sized and len(dataset) == 0:
         raise DataError("the dataset is empty")
-    if hasattr(dataset, "batch") and sized:
+    # Hugging Face's Dataset has a method `batch`, too, which does something else
+    if hasattr(dataset, "batch") and sized and not hasattr(dataset, "column_names"):
         samples: Any = dataset
     elif sized and hasattr(dataset, "__getitem__"):
         if isinstance(dataset[0], str):

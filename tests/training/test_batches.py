@@ -141,3 +141,12 @@ def test_what_a_model_takes():
     assert accepted_arguments(Wrapped()) == accepted_arguments(BigramForCausalLM()) | {"extra"}
     assert shifts_labels(Wrapped.__mro__[1]()) and not shifts_labels(Wrapped())
     assert shifts_labels(GPT2LMHeadModel.__new__(GPT2LMHeadModel))
+
+
+def test_datasets_of_hugging_face_are_sequences_of_rows():
+    datasets = pytest.importorskip("datasets")
+    rows = [{"input_ids": [index, 1], "labels": index, "text": "x"} for index in range(6)]
+    loader = make_loader(datasets.Dataset.from_list(rows), ARGS, batch_size=4, training=False, columns={"input_ids"})
+    batches = list(loader)
+    assert [batch["labels"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
+    assert set(batches[0]) == {"input_ids", "labels"} and batches[1]["input_ids"].tolist() == [[4, 1], [5, 1]]
