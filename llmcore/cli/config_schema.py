@@ -19,6 +19,8 @@ from llmcore.cli.options import CommonOptions, UsageError, option_kinds, parse
 # verb -> its options; the verbs whose settings are worth a file
 _CLASSES = {
     "pretrain": "PretrainOptions",
+    "finetune": "FinetuneOptions",
+    "chat": "ChatOptions",
     "prepare": "PrepareOptions",
     "tokenizer": "TokenizerOptions",
     "generate": "GenerateOptions",
