@@ -1,0 +1,134 @@
+"""device="cuda" as Python sees it: memory, copies between devices, and the sentences of what cannot be.
+
+Each test is a program of its own on an emulated core, because devices are chosen once in a process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.emu.build import ROOT, build_emulated_core
+
+PREAMBLE = """
+import tests.conftest
+import numpy as np, pytest
+from llmcore import _core
+"""
+
+
+def run(program: str, **variables: str) -> None:
+    environment = os.environ | {"LLMCORE_CORE": str(build_emulated_core("coverage")), "GCOV_PREFIX": os.devnull}
+    command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(program)]
+    result = subprocess.run(command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_tensors_go_there_and_back():
+    run("""
+    for shape in ((), (0,), (3, 5)):
+        for values in (np.random.default_rng(0).standard_normal(shape).astype(np.float32), np.ones(shape, np.int32)):
+            there = _core.from_numpy(values, None, "cuda")
+            assert there.device == "cuda:0" and there.shape == shape
+            np.testing.assert_array_equal(there.numpy(), values)
+            np.testing.assert_array_equal(there.to("cpu").numpy(), values)
+            assert there.to("cuda:0").data_ptr == there.data_ptr
+    half = _core.from_numpy(np.array([1.0, -2.5]), _core.DType.bfloat16).to("cuda")
+    assert half.bf16_bits().tolist() == [0x3f80, 0xc020]
+    assert _core.from_bf16_bits(half.bf16_bits(), "cuda").numpy().tolist() == [1.0, -2.5]
+    assert _core.from_numpy(np.array([7]), None, "cuda").item() == 7
+    assert _core.zeros((4,), device="cuda").numpy().tolist() == [0.0] * 4
+    target = _core.zeros((2,), _core.DType.bfloat16, "cuda")
+    target.copy_(_core.from_numpy(np.array([1.5, 3.0])))  # from the CPU, and another type
+    assert target.numpy().tolist() == [1.5, 3.0]
+    _core.synchronize("cuda")
+    """)
+
+
+def test_memory_is_accounted_for_and_limited():
+    run("""
+    import gc
+    from llmcore.errors import OutOfMemoryError
+    first = _core.empty((1000,), device="cuda")
+    stats = _core.memory_stats("cuda")
+    assert stats["allocated"] == 4000 and stats["allocations"] == 1, stats
+    assert _core.memory_stats("cpu")["allocated"] == 0
+    _core.set_memory_limit(5000, "cuda")
+    with pytest.raises(OutOfMemoryError, match="out of memory on cuda:0: a request of 2000 bytes does not fit into the "
+                                               r"memory limit \\(4000 bytes in use, 4000 reserved, limit 5000\\)"):
+        _core.empty((500,), device="cuda")
+    _core.set_memory_limit(0, "cuda")
+    with pytest.raises(OutOfMemoryError, match="does not fit into this device's memory"):
+        _core.empty((30 << 30,), device="cuda")
+    assert "4000 bytes on device 0" in _core.emulator.leak_report()
+    del first
+    gc.collect()
+    assert _core.emulator.leak_report() == "" and _core.memory_stats("cuda")["allocated"] == 0
+    assert _core.memory_stats("cuda")["peak_allocated"] == 4000
+    """)
+
+
+def test_an_op_and_its_tensors_are_on_one_device_that_has_kernels():
+    run("""
+    here, there = _core.zeros((2, 8)), _core.zeros((2, 8), device="cuda")
+    with pytest.raises(ValueError, match=r"expected a tensor on cuda:0, got one on cpu: all tensors of an op must be "
+                                         r"on one device; Tensor.to\\(device\\) copies"):
+        _core.add(there, here)
+    with pytest.raises(ValueError, match="expected a tensor on cpu, got one on cuda:0"):
+        _core.add(here, there)
+    families = "; families with CUDA kernels: " + ", ".join(_core.cuda_families()) + '; use device="cpu"$'
+    assert "rope" not in _core.cuda_families() and "embedding" not in _core.cuda_families()
+    table, positions = _core.zeros((4, 2), device="cuda"), _core.zeros((2, 2), _core.DType.int32, "cuda")
+    with pytest.raises(ValueError, match="softmax has no CUDA kernels in this version, so its ops do not run on cuda:0"
+                                         + families):
+        _core.softmax_forward(there)
+    with pytest.raises(ValueError, match="an op reads one of its tensors on the host, and it is on cuda:0: in this "
+                                         "version the op does not run there" + families):
+        _core.embedding_forward(positions, table)
+    """)
+
+
+def test_several_devices():
+    run(
+        """
+    assert _core.check_device("cuda") == "cuda:0" and _core.check_device("cuda:1") == "cuda:1"
+    for name in ("cuda:2", "cuda:99999999999999999999"):
+        with pytest.raises(ValueError, match=f'device "{name}" is not available: the last one is "cuda:1"'):
+            _core.check_device(name)
+    x = _core.from_numpy(np.arange(12.0).reshape(3, 4), None, "cuda:1")
+    np.testing.assert_array_equal(_core.add(x, x).to("cuda:0").numpy(), 2 * x.numpy())
+    assert "48 bytes on device 1" in _core.emulator.leak_report()
+    """,
+        LLMCORE_EMULATED_DEVICES="h100,a100",
+    )
+
+
+def test_no_device():
+    run(
+        """
+    with pytest.raises(ValueError, match=r'device "cuda" is not available: no CUDA device was found \\(no CUDA-capable '
+                                         r'device is detected\\); use device="cpu" or device="auto"$'):
+        _core.empty((1,), device="cuda")
+    """,
+        LLMCORE_EMULATED_DEVICES="none",
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "arch", "sentence"),
+    [
+        ("h100", "80", None),
+        ("h100", "90", None),
+        ("a100", "80", None),
+        ("a100", "90", "LLMCORE_ARCH=90: device Emulated A100 reaches only 80"),
+        ("h100", "fast", "LLMCORE_ARCH must be 80 or 90, got fast"),
+    ],
+)
+def test_arch_can_be_forced_down(devices, arch, sentence):
+    attempt = 'x = _core.from_numpy(np.eye(3), None, "cuda"); assert _core.add(x, x).numpy()[1, 1] == 2'
+    program = attempt if sentence is None else f"with pytest.raises(ValueError, match={sentence!r}):\n    {attempt}"
+    run(program, LLMCORE_EMULATED_DEVICES=devices, LLMCORE_ARCH=arch)
