@@ -132,6 +132,10 @@ void __stcs(T* pointer, T value) {
     *pointer = value;
 }
 
+inline int __popc(uint32_t bits) {
+    return __builtin_popcount(bits);
+}
+
 inline float rsqrtf(float x) {
     return 1.0f / std::sqrt(x);
 }

@@ -9,7 +9,14 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__x86_64__)
+// The switch in assembly is for x86-64; other processors, and a test, take ucontext.
+#if !defined(__x86_64__)
+#define LLMCORE_EMULATE_UCONTEXT 1
+#endif
+
+#if LLMCORE_EMULATE_UCONTEXT
+#include <ucontext.h>
+#else
 // Saves the callee-saved registers on the current stack and takes them from the other: all that a call has to keep.
 // ucontext does the same through two system calls for the signal mask, at about eight times the price.
 extern "C" void llmcore_emu_switch(void** save, void* load);
@@ -44,6 +51,9 @@ namespace {
 constexpr size_t kStackBytes = 256 << 10;  // red zones make frames larger
 #else
 constexpr size_t kStackBytes = 64 << 10;
+#endif
+#if LLMCORE_EMULATE_UCONTEXT
+constexpr size_t kContextBytes = (sizeof(ucontext_t) + 63) / 64 * 64;
 #endif
 constexpr size_t kGuardBytes = 4096, kStep = kStackBytes + kGuardBytes, kMaxStacks = 64 * 1024;
 
@@ -80,18 +90,21 @@ void Fiber::start(void (*body)(), size_t stack_number) {
     __asan_unpoison_memory_region(stack_,
                                   kStackBytes);  // no run ever returns: the last one's red zones are still there
 #endif
-#if defined(__x86_64__)
+#if LLMCORE_EMULATE_UCONTEXT
+    // Below the stack, which makecontext is told to begin after it.
+    auto* context = new (stack_) ucontext_t;
+    getcontext(context);
+    context->uc_stack.ss_sp = stack_ + kContextBytes;
+    context->uc_stack.ss_size = kStackBytes - kContextBytes;
+    context->uc_link = nullptr;
+    makecontext(context, body, 0);
+    state_ = context;
+#else
     void** top = reinterpret_cast<void**>(stack_ + kStackBytes);
     *--top = nullptr;  // the return address of body: it never returns
     *--top = reinterpret_cast<void*>(body);
     for (int i = 0; i < 6; ++i) *--top = nullptr;  // the registers that the first switch pops
-    stack_pointer_ = top;
-#else
-    getcontext(&context_);
-    context_.uc_stack.ss_sp = stack_;
-    context_.uc_stack.ss_size = kStackBytes;
-    context_.uc_link = nullptr;
-    makecontext(&context_, body, 0);
+    state_ = top;
 #endif
 }
 
@@ -102,10 +115,12 @@ void Fiber::switch_to(Fiber& from, Fiber& to, bool from_has_ended) {
 #else
     (void)from_has_ended;
 #endif
-#if defined(__x86_64__)
-    llmcore_emu_switch(&from.stack_pointer_, to.stack_pointer_);
+#if LLMCORE_EMULATE_UCONTEXT
+    static ucontext_t outside;  // of the operating system's own stack
+    if (from.state_ == nullptr) from.state_ = &outside;
+    swapcontext(static_cast<ucontext_t*>(from.state_), static_cast<ucontext_t*>(to.state_));
 #else
-    swapcontext(&from.context_, &to.context_);
+    llmcore_emu_switch(&from.state_, to.state_);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(from.fake_stack_, nullptr, nullptr);

@@ -4,10 +4,6 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
-
 namespace llmcore::emu {
 
 class Fiber {
@@ -22,11 +18,7 @@ class Fiber {
     static void entered();
 
   private:
-#if defined(__x86_64__)
-    void* stack_pointer_ = nullptr;
-#else
-    ucontext_t context_;
-#endif
+    void* state_ = nullptr;  // the saved stack pointer; with ucontext, the context
     char* stack_ = nullptr;  // null: the operating system's own stack
     const void* bounds_ = nullptr;
     size_t size_ = 0;

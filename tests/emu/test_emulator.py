@@ -1,7 +1,8 @@
-"""The CUDA emulator: its C++ tests in three builds (tests/cpp/emu), and the bugs that only a sanitizer stops.
+"""The CUDA emulator: its C++ tests in four builds (tests/cpp/emu), and the bugs that only a sanitizer stops.
 
-plain: results and the emulator's own checks. race: kernels with the compiler's instrumentation, answered by the race
-detector. asan: AddressSanitizer and UBSan see the ends and the alignment of every tensor and shared array.
+plain: results and the emulator's own checks. ucontext: the same with the portable switch between fibers. race: kernels
+with the compiler's instrumentation, answered by the race detector. asan: AddressSanitizer and UBSan see the ends and
+the alignment of every tensor and shared array.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 from tests.emu.build import build_target
 
-BUILDS = ("plain", "race", "asan")
+BUILDS = ("plain", "race", "asan", "ucontext")
 ENVIRONMENT = os.environ | {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}
 
 # Test that must die -> what the report has to name.

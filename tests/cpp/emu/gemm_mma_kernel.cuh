@@ -43,7 +43,8 @@ LLMCORE_DEVICE void multiply_tile(float (&sums)[2][4][4], uint32_t tile_a, uint3
     }
 }
 
-__global__ void __launch_bounds__(128) gemm_mma(float* c, const uint16_t* a, const uint16_t* b, int M, int N, int K) {
+static __global__ void __launch_bounds__(128)
+    gemm_mma(float* c, const uint16_t* a, const uint16_t* b, int M, int N, int K) {
     uint32_t shared = shared_address(shared_memory<char>());
     int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, m = warp / 2 * 32, n = warp % 2 * 32;
     int m0 = int(blockIdx.y) * (planted_bug == 22 ? kTile - 1 : kTile), n0 = int(blockIdx.x) * kTile;
