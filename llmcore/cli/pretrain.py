@@ -149,7 +149,6 @@ def _summary(folder: Path, metrics: dict[str, Any], prompt: str, text: str) -> s
 
 def _dry_run(options: PretrainOptions, args: Any, config: Any, folder: Path) -> int:
     from llmcore.cli.output import print_result
-    from llmcore.cli.presets import count_parameters
     from llmcore.cli.training_data import load_training_data
     from llmcore.training.memory_plan import plan_memory
 
@@ -157,7 +156,7 @@ def _dry_run(options: PretrainOptions, args: Any, config: Any, folder: Path) -> 
     config = _sized(config, options, data)
     plan = plan_memory(
         config,
-        count_parameters(config),
+        config.dimensions().parameters,
         batch_size=args.per_device_train_batch_size,
         sequence_length=data.block_size,
         optim=args.optim,
@@ -166,10 +165,10 @@ def _dry_run(options: PretrainOptions, args: Any, config: Any, folder: Path) -> 
         activation_checkpointing=bool(args.activation_checkpointing),
         available=args.memory_limit_bytes(),
     )
-    model = f"model: {options.preset}, {count_parameters(config) / 1e6:,.2f} M parameters"
+    model = f"model: {options.preset}, {config.dimensions().parameters / 1e6:,.2f} M parameters"
     fits = "it fits" if plan.fits else "it does NOT fit"
     result = {
-        "parameters": count_parameters(config),
+        "parameters": config.dimensions().parameters,
         "memory": {**dataclasses.asdict(plan), "total": plan.total, "fits": plan.fits},
         "data": dataclasses.asdict(data.report),
     }
@@ -184,7 +183,7 @@ def preset_config(name: str) -> Any:
     """The config of a preset ("gpt2-mini", or "mini" for short) or of a model folder. Raises ConfigError."""
     from llmcore.models import PRESETS, AutoConfig
 
-    for known in (name, f"gpt2-{name}"):
+    for known in (name, f"gpt2-{name}"):  # "mini" is gpt2-mini
         if known in PRESETS:
             return PRESETS[known]
     if (Path(name) / "config.json").is_file():
@@ -231,19 +230,20 @@ def _request(options: PretrainOptions, args: Any) -> Any:
 def _block_size(options: PretrainOptions, config: Any) -> int:
     if options.block_size is not None and options.block_size < 2:
         raise ConfigError(f"block_size must be at least 2, got {options.block_size}.")
-    return options.block_size or config.n_positions
+    return options.block_size or config.dimensions().positions
 
 
 def _sized(config: Any, options: PretrainOptions, data: Any) -> Any:
     """The preset with the vocabulary and context of the data, and what the user changed."""
-    changes: dict[str, Any] = {name: getattr(options, name) for name in ("n_layer", "n_head", "n_embd")}
-    if options.dropout is not None:
-        changes |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), options.dropout)
+    sized = config.resized(
+        options.dropout,
+        layers=options.n_layer,
+        heads=options.n_head,
+        width=options.n_embd,
+        positions=data.block_size,
+    )
     eos = data.tokenizer.eos_token_id
-    changes |= {"vocab_size": data.tokenizer.vocab_size, "n_positions": data.block_size}
-    changes |= {"bos_token_id": eos, "eos_token_id": eos}
-    kept = {name: value for name, value in changes.items() if value is not None or name.endswith("_token_id")}
-    return dataclasses.replace(config, **kept)
+    return sized.replace(vocab_size=data.tokenizer.vocab_size, bos_token_id=eos, eos_token_id=eos)
 
 
 def _continuation() -> str:

@@ -83,7 +83,7 @@ def _training_step(options: ProfileOptions) -> tuple[Any, int]:
     config = preset_config(options.model)
     shape = (
         options.batch_size,
-        options.block_size or getattr(config, "n_positions", None) or config.max_position_embeddings,
+        options.block_size or config.dimensions().positions,
     )
     random = np.random.default_rng(0)
     ids = labels = random.integers(0, config.vocab_size, shape)

@@ -17,9 +17,12 @@ from llmcore.models.bert import (
     BertForTokenClassification,
     BertModel,
 )
-from llmcore.models.gpt2 import PRESETS, GPT2Config, GPT2LMHeadModel
+from llmcore.models.gpt2 import PRESETS as GPT2_PRESETS
+from llmcore.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from llmcore.models.llama import LLAMA_PRESETS, LlamaConfig, LlamaForCausalLM
 from llmcore.models.lora import LoraConfig, PeftModel, get_peft_model
+
+PRESETS = {**GPT2_PRESETS, **LLAMA_PRESETS}  # every size that has a name
 
 __all__ = [
     "LLAMA_PRESETS",

@@ -20,6 +20,7 @@ from llmcore.errors import ConfigError, DataError
 from llmcore.inference import inference
 from llmcore.models.activations import ACTIVATIONS, check_activation
 from llmcore.models.config import ModelConfig
+from llmcore.models.dimensions import Dimensions
 from llmcore.models.inputs import IGNORE, as_ids, key_lengths
 from llmcore.models.outputs import ClassifierOutput, EncoderOutput, MaskedLMOutput
 from llmcore.models.pretrained import PreTrainedModel
@@ -39,6 +40,14 @@ class BertConfig(ModelConfig):
     model_type: ClassVar[str] = "bert"
     without_effect: ClassVar[frozenset[str]] = frozenset(["gradient_checkpointing"])
     only_value: ClassVar[dict[str, Any]] = {"is_decoder": False, "position_embedding_type": "absolute"}
+
+    size_fields: ClassVar[dict[str, str]] = {
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "width": "hidden_size",
+        "positions": "max_position_embeddings",
+    }
+    dropout_fields: ClassVar[tuple[str, ...]] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -79,6 +88,22 @@ class BertConfig(ModelConfig):
         if self.problem_type not in _PROBLEMS:
             raise ConfigError(f"BertConfig: problem_type must be one of {_PROBLEMS}, got {self.problem_type!r}")
         self._complete_labels()
+
+    def dimensions(self) -> Dimensions:
+        """Sizes of the masked language model. Its head is not counted as multiplied: few tokens are masked."""
+        C, L, inner = self.hidden_size, self.num_hidden_layers, self.intermediate_size
+        return Dimensions(
+            layers=L,
+            heads=self.num_attention_heads,
+            width=C,
+            attention_width=C,
+            positions=self.max_position_embeddings,
+            matrices=L * (4 * C * C + 2 * C * inner) + C * C,  # and the transformation before the head
+            tables=(self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * C,
+            vectors=L * (9 * C + inner) + 2 * C + 3 * C + self.vocab_size,  # embeddings' norm; head's norm and biases
+            head=0,
+            tied=True,
+        )
 
     def _complete_labels(self) -> None:
         if self.id2label is not None:

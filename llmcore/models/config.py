@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from llmcore.errors import ConfigError
+from llmcore.models.dimensions import Dimensions
 from llmcore.text_file import write_text
 
 Config = TypeVar("Config", bound="ModelConfig")
@@ -44,6 +45,9 @@ class ModelConfig:
     model_type: ClassVar[str] = ""
     without_effect: ClassVar[frozenset[str]] = frozenset()  # beside those above
     only_value: ClassVar[dict[str, Any]] = {}  # likewise
+    # This architecture's fields for what `resized` takes; dropout may be several.
+    size_fields: ClassVar[dict[str, str]] = {}
+    dropout_fields: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_dict(cls: type[Config], values: dict[str, Any], source: str = "config") -> Config:
@@ -77,6 +81,19 @@ class ModelConfig:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(f"{type(self).__name__} has no field {name!r}{hint}")
         return dataclasses.replace(self, **changes)
+
+    def dimensions(self) -> Dimensions:
+        """Sizes of the language model with this configuration."""
+        raise NotImplementedError
+
+    def resized(self: Config, dropout: float | None = None, **sizes: int | None) -> Config:
+        """A copy with other sizes, whatever the architecture calls them: layers, heads, width, positions. None keeps
+        the present value. Raises ConfigError where they do not go together.
+        """
+        changes: dict[str, Any] = {self.size_fields[name]: size for name, size in sizes.items() if size is not None}
+        if dropout is not None:
+            changes |= dict.fromkeys(self.dropout_fields, dropout)
+        return self.replace(**changes)
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "model_type": self.model_type}

@@ -20,6 +20,7 @@ from llmcore.models.activations import ACTIVATIONS, check_activation
 from llmcore.models.cache import KVCache
 from llmcore.models.causal_lm import CausalLM, run_blocks
 from llmcore.models.config import ModelConfig
+from llmcore.models.dimensions import Dimensions
 from llmcore.models.packed import Documents
 from llmcore.nn.layers import Initializer
 
@@ -33,6 +34,14 @@ class GPT2Config(ModelConfig):
         """n_ctx reorder_and_upcast_attn summary_activation summary_first_dropout summary_proj_to_labels summary_type
         summary_use_proj""".split()
     )
+
+    size_fields: ClassVar[dict[str, str]] = {
+        "layers": "n_layer",
+        "heads": "n_head",
+        "width": "n_embd",
+        "positions": "n_positions",
+    }
+    dropout_fields: ClassVar[tuple[str, ...]] = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -63,6 +72,22 @@ class GPT2Config(ModelConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"GPT2Config: {name} must be in [0, 1), got {getattr(self, name)}")
         check_activation("GPT2Config: activation_function", self.activation_function)
+
+    def dimensions(self) -> Dimensions:
+        """Sizes of the model with its head."""
+        C, L, inner = self.n_embd, self.n_layer, self.n_inner or 4 * self.n_embd
+        return Dimensions(
+            layers=L,
+            heads=self.n_head,
+            width=C,
+            attention_width=C,
+            positions=self.n_positions,
+            matrices=L * (4 * C * C + 2 * C * inner),  # q k v, output projection, MLP
+            tables=(self.vocab_size + self.n_positions) * C,
+            vectors=L * (9 * C + inner) + 2 * C,  # five biases and two norms a layer, and the last norm
+            head=self.vocab_size * C,
+            tied=self.tie_word_embeddings,
+        )
 
 
 # The published sizes, and two small ones for a CPU and for tests. Dropout is off in these: it is for many epochs.

@@ -20,6 +20,7 @@ from llmcore.errors import ConfigError
 from llmcore.models.cache import KVCache
 from llmcore.models.causal_lm import CausalLM, run_blocks
 from llmcore.models.config import ModelConfig
+from llmcore.models.dimensions import Dimensions
 from llmcore.models.packed import Documents
 from llmcore.models.rope import RotaryTables, standard_rope_parameters
 from llmcore.nn.layers import Initializer
@@ -36,6 +37,14 @@ class LlamaConfig(ModelConfig):
     model_type: ClassVar[str] = "llama"
     without_effect: ClassVar[frozenset[str]] = frozenset(["pretraining_tp"])
     only_value: ClassVar[dict[str, Any]] = {"rope_interleaved": False}
+
+    size_fields: ClassVar[dict[str, str]] = {
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "width": "hidden_size",
+        "positions": "max_position_embeddings",
+    }
+    dropout_fields: ClassVar[tuple[str, ...]] = ("attention_dropout",)
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -82,6 +91,42 @@ class LlamaConfig(ModelConfig):
         self.rope_parameters = standard_rope_parameters(self.rope_parameters, self.max_position_embeddings)
         if self.rope_parameters["rope_type"] == "dynamic" and self.head_dim == 2:
             raise ConfigError("LlamaConfig: rope_type 'dynamic' needs a head_dim above 2")
+
+    def dimensions(self) -> Dimensions:
+        """Sizes of the model with its head."""
+        C, L, inner = self.hidden_size, self.num_hidden_layers, self.intermediate_size
+        queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        biases = self.attention_bias * (queries + 2 * keys + C) + self.mlp_bias * (2 * inner + C)
+        return Dimensions(
+            layers=L,
+            heads=self.num_attention_heads,
+            width=C,
+            attention_width=queries,
+            positions=self.max_position_embeddings,
+            matrices=L * (2 * C * queries + 2 * C * keys + 3 * C * inner),
+            tables=self.vocab_size * C,
+            vectors=L * (2 * C + biases) + C,
+            head=self.vocab_size * C,
+            tied=self.tie_word_embeddings,
+        )
+
+    def resized(self, dropout: float | None = None, **sizes: int | None) -> LlamaConfig:
+        """As for every model. A new width or number of heads gives a new size of a head; the inner width of the MLP
+        keeps its proportion, and as many heads as before share one of keys and values if the new number allows it.
+        """
+        heads, width = sizes.pop("heads", None), sizes.pop("width", None)
+        config = super().resized(dropout, **sizes)
+        if heads is None and width is None:
+            return config
+        heads, width = heads or self.num_attention_heads, width or self.hidden_size
+        shared = self.num_attention_heads // self.num_key_value_heads
+        return config.replace(
+            hidden_size=width,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // shared if heads % shared == 0 else heads,
+            head_dim=None,
+            intermediate_size=-(-self.intermediate_size * width // self.hidden_size // 8) * 8,
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config") -> LlamaConfig:

@@ -113,11 +113,9 @@ def block_size(nbytes: int) -> int:
 
 def _flat_groups(config: Any, num_parameters: int) -> list[int]:
     """Elements of the optimizer's two buffers, with and without weight decay; one where the split is not known."""
-    if getattr(config, "model_type", "") != "gpt2":
-        return [num_parameters]
-    C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
-    vectors = config.n_layer * (9 * C + inner) + 2 * C  # norms and biases
-    undecayed = (config.vocab_size + config.n_positions) * C + vectors
+    if not hasattr(config, "dimensions") or config.dimensions().parameters != num_parameters:
+        return [num_parameters]  # another model than the one with the head that `dimensions` describes
+    undecayed = config.dimensions().without_weight_decay
     return [num_parameters - undecayed, undecayed]
 
 

@@ -269,3 +269,16 @@ def test_tokenizer_of_other_kinds(tmp_path, kind, first):
     assert (tokenizer.tokenize("NOBODY") == tokenizer.tokenize("nobody")) == (kind == "wordpiece")
     refused = run("tokenizer", "train", "text.txt", "--lowercase", "true", cwd=tmp_path, status=2)
     assert "--lowercase is for wordpiece and unigram" in refused.stderr
+
+
+def test_a_llama_is_pretrained_like_any_preset(tmp_path):
+    (tmp_path / "book.txt").write_text(prose())
+    command = ["pretrain", "llama-tiny", "--train_file", "book.txt", "--output_dir", "out", *TINY]
+    result = run_json(*command, "--max_steps", "40", "--learning_rate", "5e-3", cwd=tmp_path)
+    assert result["global_step"] == 40 and result["sample"]["text"]
+    entries = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    logged = [entry for entry in entries if "percent_of_matmul_peak" in entry]
+    assert logged and 0 < logged[-1]["percent_of_matmul_peak"] <= 100
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
+    assert entries[-1].get("eval_loss", result["metrics"]["eval_loss"]) < 4.0  # ln 257 is 5.5
+    assert run("generate", "out", "--prompt", "The cat", "--max_new_tokens", "5", cwd=tmp_path).stdout
