@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "merge-lora": ("merge_lora", "make an adapter part of its base model"),
     "generate": ("generate", "let a model continue a text"),
     "chat": ("chat", "talk with a model in its chat template"),
-    "evaluate": ("evaluate", "perplexity and bits per byte of a model on text"),
+    "evaluate": ("evaluate", "perplexity on text, accuracy and F1 on labelled rows, BLEU and ROUGE, tasks"),
     "prepare": ("prepare", "turn text into token files that training reads"),
     "tokenizer": ("tokenizer", "train a tokenizer on text"),
     "plot": ("plot", "draw the loss curves of runs"),

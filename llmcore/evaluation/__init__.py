@@ -8,12 +8,15 @@ In reading order:
     classification  all of these for a classifier, fed batch by batch
     regression      numbers -> errors and correlations
     text_metrics    texts -> BLEU, chrF, TER, ROUGE
+    generation      prompts and references -> these of what a model writes
+    lm_eval         models in lm-evaluation-harness (imported by itself: it needs the package)
 """
 
 from __future__ import annotations
 
 from llmcore.evaluation.classification import ClassificationMetrics
 from llmcore.evaluation.confusion import ConfusionMatrix, PrecisionRecallF1, UndefinedMetricWarning
+from llmcore.evaluation.generation import evaluate_generation
 from llmcore.evaluation.perplexity import perplexity
 from llmcore.evaluation.ranking import BinaryScores
 from llmcore.evaluation.regression import RegressionMetrics
@@ -27,5 +30,6 @@ __all__ = [
     "RegressionMetrics",
     "TextMetrics",
     "UndefinedMetricWarning",
+    "evaluate_generation",
     "perplexity",
 ]

@@ -78,10 +78,11 @@ def perplexity(
         raise DataError("there is nothing to predict: at least two tokens are needed, or one and prefix_token_id")
     byte_lengths = None if tokenizer is None else np.asarray(tokenizer.token_byte_lengths(), np.int64)
 
-    nats, tokens, count, token_bytes = 0.0, 0, 0, 0
+    window_nats, tokens, count, token_bytes = [], 0, 0, 0
     for batch in _batches(_windows(sequences, window, stride), batch_size):
         ids, labels = _arrays(batch)  # (B, T) each
-        nats += float(model.per_token_loss(ids, labels).sum(dtype=np.float64))
+        # exact sums: with rounded ones the last digits would depend on the batch size
+        window_nats += [math.fsum(row) for row in model.per_token_loss(ids, labels).tolist()]
         tokens += sum(part.end - part.scored for part in batch)
         count += len(batch)
         if byte_lengths is not None:
@@ -89,6 +90,7 @@ def perplexity(
         if progress is not None:
             progress(tokens, total)
 
+    nats = math.fsum(window_nats)
     loss = nats / tokens
     result: dict[str, float | int] = {f"perplexity_{name}": _exp(loss), f"loss_{name}": loss}
     if byte_lengths is not None:

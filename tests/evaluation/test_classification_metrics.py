@@ -157,6 +157,7 @@ def test_the_object_for_trainers():
         "auroc": oracle.roc_auc_score(true, probability),
         "auprc": oracle.average_precision_score(true, probability),
         "brier": oracle.brier_score_loss(true, probability),
+        "log_loss": oracle.log_loss(true, np.stack([1 - probability, probability], axis=1)),
         "precision": oracle.precision_score(true, predicted),
         "recall": oracle.recall_score(true, predicted),
         "f1": oracle.f1_score(true, predicted),
@@ -167,6 +168,8 @@ def test_the_object_for_trainers():
     assert results[0].keys() == expected.keys()
     for name, value in expected.items():
         assert_same(results[0][name], value, name)
+    with pytest.raises(DataError, match="labels go from 0 to 2, but there are 2 classes"):
+        metric.update(logits[0], [0, 2, 1])
     metric.reset()
     with pytest.raises(DataError, match="nothing was counted"):
         metric.compute()
