@@ -1,5 +1,5 @@
 // Cross-entropy on the CPU: a row of logits is read three times by one thread (largest, sum of exponentials, gradient),
-// mostly out of its cache.
+// out of its cache where one launcher does all three.
 #include "kernels/cross_entropy.h"
 
 #include <cmath>
@@ -20,19 +20,32 @@ LLMCORE_INLINE int64_t rows_per_task(int64_t V) {
 // ----------------------------------------------------------------------------------------------------------------
 // kernels
 
+struct RowScan {
+    float largest, mean;  // mean only where the smoothing needs it
+};
+
 template <class T>
-float forward_row(float* lse, const T* logits, int32_t target, int64_t V, float label_smoothing) {
+RowScan scan_row(const T* logits, int64_t V) {
     Vec largest = splat(-__builtin_inff()), totals{};
     for_each_vector(V, [&](auto at) {
         largest = max(at.load(logits, -__builtin_inff()), largest);
         totals += at.load(logits);
     });
-    float shift = max_lane(largest);
+    return {max_lane(largest), sum(totals) / static_cast<float>(V)};
+}
+
+float row_loss(float lse, float at_target, float mean, float label_smoothing) {
+    float loss = lse - (1.0f - label_smoothing) * at_target;
+    return label_smoothing == 0.0f ? loss : loss - label_smoothing * mean;
+}
+
+template <class T>
+float forward_row(float* lse, const T* logits, int32_t target, int64_t V, float label_smoothing) {
+    RowScan scan = scan_row(logits, V);
     Vec sums{};
-    for_each_vector(V, [&](auto at) { sums += exp(at.load(logits, -__builtin_inff()) - shift); });
-    *lse = shift + std::log(sum(sums));
-    float loss = *lse - (1.0f - label_smoothing) * to_float(logits[target]);
-    return label_smoothing == 0.0f ? loss : loss - label_smoothing * (sum(totals) / static_cast<float>(V));
+    for_each_vector(V, [&](auto at) { sums += exp(at.load(logits, -__builtin_inff()) - scan.largest); });
+    *lse = scan.largest + std::log(sum(sums));
+    return row_loss(*lse, to_float(logits[target]), scan.mean, label_smoothing);
 }
 
 template <class Out, class T>
@@ -43,6 +56,26 @@ void backward_row(Out* dlogits, float scale, const T* logits, float lse, int32_t
     for_each_vector(V, [&](auto at) { at.store(dlogits, scale * (exp(at.load(logits) - lse) - uniform)); });
     float probability = exp(splat(at_target - lse))[0];
     dlogits[target] = from_float<Out>(scale * (probability - uniform - (1.0f - label_smoothing)));
+}
+
+// The exponentials take the logits' place, so that each is computed once.
+template <class Out>
+float forward_backward_row(float* lse, Out* dlogits, float scale, float* logits, int32_t target, int64_t V,
+                           float label_smoothing) {
+    RowScan scan = scan_row(logits, V);
+    float at_target = logits[target];
+    Vec sums{};
+    for_each_vector(V, [&](auto at) {
+        Vec e = exp(at.load(logits, -__builtin_inff()) - scan.largest);
+        at.store(logits, e);
+        sums += e;
+    });
+    float total = sum(sums), uniform = scale * label_smoothing / static_cast<float>(V), factor = scale / total;
+    float e_target = logits[target];  // before dlogits, perhaps the same memory, is written
+    for_each_vector(V, [&](auto at) { at.store(dlogits, at.load(logits) * factor - uniform); });
+    dlogits[target] = from_float<Out>(scale * (e_target / total - (1.0f - label_smoothing)) - uniform);
+    *lse = scan.largest + std::log(total);
+    return row_loss(*lse, at_target, scan.mean, label_smoothing);
 }
 
 }  // namespace
@@ -93,6 +126,23 @@ void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const flo
     });
 }
 
+template <class Backend, class Out>
+void cross_entropy_forward_backward(Backend, float* losses, float* lse, Out* dlogits, float* logits, const float* scale,
+                                    const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
+                                    float label_smoothing) {
+    float factor = *scale;
+    parallel_for(N, rows_per_task(V), [=](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+            Out* row = dlogits + n * V;
+            lse[n] = losses[n] = 0.0f;
+            if (targets[n] == ignore_index)
+                for_each_vector(V, [&](auto at) { at.store(row, Vec{}); });
+            else
+                losses[n] = forward_backward_row(lse + n, row, factor, logits + n * V, targets[n], V, label_smoothing);
+        }
+    });
+}
+
 // ----------------------------------------------------------------------------------------------------------------
 // instantiations
 
@@ -103,5 +153,7 @@ LLMCORE_INSTANTIATE(cross_entropy_reduce, Cpu)
 LLMCORE_INSTANTIATE(cross_entropy_backward, Cpu, float, float)
 LLMCORE_INSTANTIATE(cross_entropy_backward, Cpu, bf16, bf16)
 LLMCORE_INSTANTIATE(cross_entropy_backward, Cpu, bf16, float)
+LLMCORE_INSTANTIATE(cross_entropy_forward_backward, Cpu, float)
+LLMCORE_INSTANTIATE(cross_entropy_forward_backward, Cpu, bf16)
 
 }  // namespace llmcore

@@ -33,4 +33,11 @@ void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const flo
                             const float* lse, const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
                             float label_smoothing);
 
+// Both passes for a loss whose gradient is 1, row by row while a row is in the cache. logits are overwritten; dlogits
+// may be logits if both are of one type.
+template <class Backend, class Out>
+void cross_entropy_forward_backward(Backend, float* losses, float* lse, Out* dlogits, float* logits, const float* scale,
+                                    const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
+                                    float label_smoothing);
+
 }  // namespace llmcore

@@ -100,7 +100,7 @@ void multiply(Backend backend, Out* y, const A* a, const B* b, const MatmulProbl
 struct Pass {
     Tensor losses, lse;   // (N): written if losses is defined; else lse is read
     Tensor dx, dweight;   // (N, C) and (V, C) float32 +=
-    Tensor dloss, scale;  // for the gradients; dloss not defined: 1
+    Tensor dloss, scale;  // for the gradients; dloss is 1 where losses are computed, too
 };
 
 void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const Tensor& targets,
@@ -122,13 +122,18 @@ void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const T
             const int32_t* targets_n = targets.data<int32_t>() + first;
             float* lse_n = pass.lse.data<float>() + first;
             multiply(backend, logits, x_n, weight.data<T>(), {1, n, V, C, false, true});
-            if (pass.losses.defined())
-                cross_entropy_forward(backend, pass.losses.data<float>() + first, lse_n, logits, targets_n, n, V,
-                                      options.ignore_index, options.label_smoothing);
-            if (!gradients) continue;
-            T* dlogits = dlogits_chunk.data<T>();
-            cross_entropy_backward(backend, dlogits, pass.dloss.data<float>(), pass.scale.data<float>(), logits, lse_n,
-                                   targets_n, n, V, options.ignore_index, options.label_smoothing);
+            float* losses_n = pass.losses.defined() ? pass.losses.data<float>() + first : nullptr;
+            const float* scale = pass.scale.defined() ? pass.scale.data<float>() : nullptr;
+            T* dlogits = gradients ? dlogits_chunk.data<T>() : nullptr;
+            if (losses_n != nullptr && gradients)
+                cross_entropy_forward_backward(backend, losses_n, lse_n, dlogits, logits, scale, targets_n, n, V,
+                                               options.ignore_index, options.label_smoothing);
+            else if (losses_n != nullptr)
+                cross_entropy_forward(backend, losses_n, lse_n, logits, targets_n, n, V, options.ignore_index,
+                                      options.label_smoothing);
+            else if (gradients)
+                cross_entropy_backward(backend, dlogits, pass.dloss.data<float>(), scale, logits, lse_n, targets_n, n,
+                                       V, options.ignore_index, options.label_smoothing);
             if (pass.dx.defined())
                 multiply(backend, pass.dx.data<T>() + first * C, dlogits, weight.data<T>(), {1, n, C, V});
             if (pass.dweight.defined()) {
