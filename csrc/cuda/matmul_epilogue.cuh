@@ -2,8 +2,8 @@
 // adjacent columns at a time, so that a warp reads and writes whole lines of memory.
 #pragma once
 
-#include "core/bf16.h"
 #include "cuda/activation_math.cuh"
+#include "cuda/fours.cuh"
 #include "kernels/matmul.h"
 
 namespace llmcore {
@@ -20,7 +20,6 @@ struct TileEpilogue {
 
 template <class Out>
 TileEpilogue<Out> tile_epilogue(Out* y, const MatmulProblem& problem, const MatmulEpilogue<Out>& fused) {
-    auto on_four = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % (4 * sizeof(Out)) == 0; };
     const bool whole_fours = problem.N % 4 == 0 && on_four(y) && on_four(fused.bias) && on_four(fused.pre_activation) &&
                              on_four(fused.residual);
     return {y, fused, static_cast<int>(problem.M), static_cast<int>(problem.N), problem.accumulate, whole_fours};
@@ -28,39 +27,6 @@ TileEpilogue<Out> tile_epilogue(Out* y, const MatmulProblem& problem, const Matm
 
 // ---------------------------------------------------------------------------------------------------------------------
 // four columns of a row
-
-template <class T>
-struct alignas(4 * sizeof(T)) Four {
-    T value[4];
-};
-
-// The first `count` of four elements: at once where `whole` says that they are all there and aligned.
-template <class Out>
-LLMCORE_DEVICE void add_four(float (&value)[4], const Out* from, int count, bool whole) {
-    if (whole) {
-        const Four<Out> four = *reinterpret_cast<const Four<Out>*>(from);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) value[i] += to_float(four.value[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)  // a loop to `count` would put the values into local memory
-            if (i < count) value[i] += to_float(from[i]);
-    }
-}
-
-template <class Out>
-LLMCORE_DEVICE void store_four(Out* to, const float (&value)[4], int count, bool whole) {
-    if (whole) {
-        Four<Out> four;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) four.value[i] = from_float<Out>(value[i]);
-        *reinterpret_cast<Four<Out>*>(to) = four;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (i < count) to[i] = from_float<Out>(value[i]);
-    }
-}
 
 // From the sums of columns `column` to `column` + 3 of one row to y. `column` is a multiple of four.
 template <class Out>

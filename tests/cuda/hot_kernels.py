@@ -34,5 +34,8 @@ HOT_KERNELS = {
         168, ("HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "USETMAXREG", "SYNCS.PHASECHK"), ("90a",)
     ),
     "matmul_simt_kernel": Expectation(255, ("FFMA", "LDS.128", "STS")),
-    "bias_activation_backward_kernel": Expectation(64, ("LDG.E", "STG.E")),
+    # Bound by memory: enough threads must run at a time to keep it busy.
+    "sum_row_parts_kernel": Expectation(64, ("LDG.E", "STG.E")),
+    "map_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
+    "dropout_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
 }

@@ -39,25 +39,26 @@ OURS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("n", [*ODD_SIZES, GRAIN + 3])
 @pytest.mark.parametrize("name", REFERENCE)
-def test_forward_and_backward(name, n, dtype):
+def test_forward_and_backward(name, n, dtype, device):
     x, dy = random_array((n,), 1, scale=2.0, dtype=dtype), random_array((n,), 2, dtype=dtype)
-    tx = leaf(x, dtype)
-    poison_allocator()
+    tx = leaf(x, dtype, device)
+    poison_allocator(device)
     y = OURS[name](tx)
+    assert y.device.startswith(device)
     assert_close(y, REFERENCE[name](x), dtype)
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     check_gradient(tx.grad, lambda v: (REFERENCE[name](v) * dy).sum(), x, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("shape", [(n,) for n in ODD_SIZES] + [(2, 3, 5), (GRAIN + 3,)])
-def test_swiglu(shape, dtype):
+def test_swiglu(shape, dtype, device):
     gate, up, dy = (random_array(shape, seed, scale=2.0, dtype=dtype) for seed in (1, 2, 3))
-    tgate, tup = leaf(gate, dtype), leaf(up, dtype)
-    poison_allocator()
+    tgate, tup = leaf(gate, dtype, device), leaf(up, dtype, device)
+    poison_allocator(device)
     y = F.swiglu(tgate, tup)
     assert_close(y, gate * sigmoid(gate) * up, dtype)
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     check_gradient(tgate.grad, lambda v: (v * sigmoid(v) * up * dy).sum(), gate, dtype)
     check_gradient(tup.grad, lambda v: (gate * sigmoid(gate) * v * dy).sum(), up, dtype)
 
@@ -68,16 +69,16 @@ EVERY_MAGNITUDE = np.concatenate([EVERY_MAGNITUDE, -EVERY_MAGNITUDE]).astype(np.
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_values_and_slopes_over_all_magnitudes(name):
+def test_values_and_slopes_over_all_magnitudes(name, device):
     """Absolute error below 2e-7 * max(1, |x|), of slopes below 3e-7: what cpu/simd_math.h promises."""
     x = EVERY_MAGNITUDE
-    tx = leaf(x)
+    tx = leaf(x, device=device)
     y = OURS[name](tx)
     with np.errstate(over="ignore"):
         expected = REFERENCE[name](x)
     error = np.abs(y.numpy() - expected) / np.maximum(1, np.abs(x))
     assert error.max() < 2e-7
-    F.sum(y).backward()
+    y.backward(_core.from_numpy(np.ones(x.size), None, device))
     theirs = torch.tensor(x, requires_grad=True)
     functions = {
         "gelu_tanh": lambda t: torch.nn.functional.gelu(t, approximate="tanh"),
@@ -103,23 +104,24 @@ def test_exp_keeps_its_bound():
     assert error.max() < 2
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("name", REFERENCE)
-def test_special_values(name):
-    x = leaf(np.array([np.nan, np.inf, 0.0, -0.0]))
+def test_special_values(name, device):
+    x = leaf(np.array([np.nan, np.inf, 0.0, -0.0]), device=device)
     y = OURS[name](x)
     one = name in ("tanh", "sigmoid")
     half = 0.5 if name == "sigmoid" else 0.0
     np.testing.assert_array_equal(y.numpy(), [np.nan, 1.0 if one else np.inf, half, half])
-    F.sum(y).backward()
+    y.backward(_core.from_numpy(np.ones(4), None, device))
     slope_at_zero = {"tanh": 1.0, "sigmoid": 0.25, "relu": 0.0}.get(name, 0.5)
     expected = [np.nan if name != "relu" else x.grad.numpy()[0], 0.0 if one else 1.0, slope_at_zero, slope_at_zero]
     np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
-def test_of_nothing():
+def test_of_nothing(device):
     for function in [*OURS.values(), lambda x: F.swiglu(x, x)]:
-        x = leaf(np.zeros((0, 3)))
-        function(x).backward(_core.zeros((0, 3)))
+        x = leaf(np.zeros((0, 3)), device=device)
+        function(x).backward(_core.zeros((0, 3), device=device))
         assert x.grad.shape == (0, 3)
 
 

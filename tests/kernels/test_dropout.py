@@ -15,28 +15,29 @@ SEED = 0xFEDCBA9876543210
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (511,), (513,), (7, 8191)])
-def test_dropout_draws_the_philox_mask(shape, p, dtype):
+def test_dropout_draws_the_philox_mask(shape, p, dtype, device):
     x, dy = random_array(shape, 1, dtype=dtype), random_array(shape, 2, dtype=dtype)
-    tx, generator = leaf(x, dtype), Generator(SEED)
+    tx, generator = leaf(x, dtype, device), Generator(SEED)
     generator.step = 5
     kept = keep_mask(SEED, 5 << 20, x.size, p).reshape(shape)
-    poison_allocator()
+    poison_allocator(device)
     y = F.dropout(tx, p, generator)
     np.testing.assert_array_equal(y.numpy() != 0, kept)
     assert_close(y, x * kept / (1 - p), dtype, scale=1 / (1 - p))
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     assert_close(tx.grad, dy * kept / (1 - p), dtype, scale=1 / (1 - p))
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-def test_residual_dropout(dtype):
+def test_residual_dropout(dtype, device):
     x, residual, dy = (random_array((13, 37), seed, dtype=dtype) for seed in range(3))
-    tx, tr, generator = leaf(x, dtype), leaf(residual, dtype), Generator(SEED)
+    tx, tr, generator = leaf(x, dtype, device), leaf(residual, dtype, device), Generator(SEED)
     kept = keep_mask(SEED, 0, x.size, 0.25).reshape(x.shape)
-    poison_allocator()
+    poison_allocator(device)
     y = F.residual_dropout(tx, tr, 0.25, generator)
     assert_close(y, residual + x * kept / 0.75, dtype)
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     assert_close(tx.grad, dy * kept / 0.75, dtype)
     np.testing.assert_array_equal(tr.grad.numpy(), dy)
     if dtype == FLOAT32:

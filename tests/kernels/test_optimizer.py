@@ -11,25 +11,25 @@ from tests.cases import BFLOAT16, DTYPES, FLOAT32, ODD_SIZES, assert_close, pois
 STEPS = 200
 
 
-def tensors(*arrays: np.ndarray) -> list[_core.Tensor]:
-    return [_core.from_numpy(array.astype(np.float32)) for array in arrays]
+def tensors(*arrays: np.ndarray, device: str = "cpu") -> list[_core.Tensor]:
+    return [_core.from_numpy(array.astype(np.float32), None, device) for array in arrays]
 
 
-def zeros(n: int) -> _core.Tensor:
-    return _core.zeros((n,))
+def zeros(n: int, device: str = "cpu") -> _core.Tensor:
+    return _core.zeros((n,), device=device)
 
 
-def run_against_torch(optimizer_class, options: dict, step_function, n: int = 37) -> None:
+def run_against_torch(optimizer_class, options: dict, step_function, device: str, n: int = 37) -> None:
     """Trains the same numbers with torch and with `step_function(params, grads, step)`, and compares."""
     start = random_array((n,), 1)
     theirs = torch.nn.Parameter(torch.tensor(start, dtype=torch.float32))
-    (ours,) = tensors(start)
+    (ours,) = tensors(start, device=device)
     optimizer = optimizer_class([theirs], **options)
     for step in range(1, STEPS + 1):
         gradient = random_array((n,), 100 + step)
         theirs.grad = torch.tensor(gradient, dtype=torch.float32)
         optimizer.step()
-        step_function(ours, tensors(gradient)[0], step)
+        step_function(ours, tensors(gradient, device=device)[0], step)
     assert_close(ours, theirs.detach().numpy(), FLOAT32)
     assert np.abs(ours.numpy() - start).max() > 0.05  # something was learned
 
@@ -37,14 +37,14 @@ def run_against_torch(optimizer_class, options: dict, step_function, n: int = 37
 @pytest.mark.parametrize("adam_l2", [False, True], ids=["decoupled", "l2"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95), (0.0, 0.0)])
-def test_adamw_is_torchs(betas, weight_decay, adam_l2):
-    m, v = zeros(37), zeros(37)
+def test_adamw_is_torchs(betas, weight_decay, adam_l2, device):
+    m, v = zeros(37, device), zeros(37, device)
 
     def step_function(params, grads, step):
         _core.adamw_step(params, None, grads, m, v, 1e-2, *betas, 1e-8, weight_decay, step, None, adam_l2)
 
     options = dict(lr=1e-2, betas=betas, eps=1e-8, weight_decay=weight_decay)
-    run_against_torch(torch.optim.Adam if adam_l2 else torch.optim.AdamW, options, step_function)
+    run_against_torch(torch.optim.Adam if adam_l2 else torch.optim.AdamW, options, step_function, device)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_adamw_is_torchs(betas, weight_decay, adam_l2):
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
-def test_sgd_is_torchs(options):
-    buffer = _core.empty((37,))
+def test_sgd_is_torchs(options, device):
+    buffer = _core.empty((37,), device=device)
     buffer.fill_(float("nan"))  # step 1 must not read it
 
     def step_function(params, grads, step):
@@ -69,7 +69,7 @@ def test_sgd_is_torchs(options):
             *(options.get("nesterov", False), options.get("weight_decay", 0.0), step, None),
         )
 
-    run_against_torch(torch.optim.SGD, dict(lr=1e-2, **options), step_function)
+    run_against_torch(torch.optim.SGD, dict(lr=1e-2, **options), step_function, device)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_sgd_is_torchs(options):
     [dict(), dict(alpha=0.9), dict(momentum=0.9), dict(momentum=0.5, weight_decay=0.1), dict(eps=1e-2)],
     ids=lambda options: "-".join(options) or "plain",
 )
-def test_rmsprop_is_torchs(options):
-    square_avg, buffer = zeros(37), zeros(37)
+def test_rmsprop_is_torchs(options, device):
+    square_avg, buffer = zeros(37, device), zeros(37, device)
 
     def step_function(params, grads, step):
         _core.rmsprop_step(
@@ -86,7 +86,7 @@ def test_rmsprop_is_torchs(options):
             *(options.get("momentum", 0.0), options.get("weight_decay", 0.0), step, None),
         )
 
-    run_against_torch(torch.optim.RMSprop, dict(lr=1e-3, **options), step_function)
+    run_against_torch(torch.optim.RMSprop, dict(lr=1e-3, **options), step_function, device)
 
 
 def adamw_reference(w, g, m, v, learning_rate, beta1, beta2, epsilon, weight_decay, step):
@@ -98,17 +98,17 @@ def adamw_reference(w, g, m, v, learning_rate, beta1, beta2, epsilon, weight_dec
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("n", [*ODD_SIZES, 40001])
-def test_one_step_of_each_against_float64(n, dtype):
+def test_one_step_of_each_against_float64(n, dtype, device):
     w, g, m, v = (random_array((n,), seed) for seed in (1, 2, 3, 4))
     v = np.abs(v)
-    poison_allocator()
-    scale = _core.from_numpy(np.array([0.25]))
+    poison_allocator(device)
+    scale = _core.from_numpy(np.array([0.25]), None, device)
 
     def fresh() -> tuple[_core.Tensor, _core.Tensor]:
-        return _core.from_numpy(w, dtype), _core.from_numpy(w)
+        return _core.from_numpy(w, dtype, device), _core.from_numpy(w, None, device)
 
     params, master = fresh()
-    grads, tm, tv = tensors(g, m, v)
+    grads, tm, tv = tensors(g, m, v, device=device)
     _core.adamw_step(params, master, grads, tm, tv, 0.1, 0.9, 0.95, 1e-8, 0.1, 3, scale)
     expected = adamw_reference(w, g * 0.25, m, v, 0.1, 0.9, 0.95, 1e-8, 0.1, 3)
     assert_close(master, expected, FLOAT32)
@@ -118,7 +118,7 @@ def test_one_step_of_each_against_float64(n, dtype):
     np.testing.assert_array_equal(grads.numpy(), g)
 
     params, master = fresh()
-    grads, buffer = tensors(g, m)
+    grads, buffer = tensors(g, m, device=device)
     _core.sgd_step(params, master, grads, buffer, 0.1, 0.9, 0.0, True, 0.1, 2, scale)
     total = 0.25 * g + 0.1 * w
     new_buffer = 0.9 * m + total
@@ -127,7 +127,7 @@ def test_one_step_of_each_against_float64(n, dtype):
     assert_close(buffer, new_buffer, FLOAT32)
 
     params, master = fresh()
-    grads, square_avg, buffer = tensors(g, v, m)
+    grads, square_avg, buffer = tensors(g, v, m, device=device)
     _core.rmsprop_step(params, master, grads, square_avg, buffer, 0.1, 0.9, 1e-8, 0.9, 0.0, 2, scale)
     new_square = 0.9 * v + 0.1 * (0.25 * g) ** 2
     assert_close(square_avg, new_square, FLOAT32)
@@ -148,11 +148,12 @@ def test_a_bf16_master_learns_what_bf16_alone_would_round_away():
     np.testing.assert_array_equal(params.numpy(), np.float32(0.98828125))  # 0.99 in bf16
 
 
-def test_no_elements_and_any_shape():
-    empty = [_core.zeros((0,)) for _ in range(4)]
+@pytest.mark.small
+def test_no_elements_and_any_shape(device):
+    empty = [zeros(0, device) for _ in range(4)]
     _core.adamw_step(empty[0], None, *empty[1:], 0.1, 0.9, 0.95, 1e-8, 0.1, 1, None)
     w = random_array((3, 5), 1)
-    params, grads = tensors(w, np.ones((3, 5)))
+    params, grads = tensors(w, np.ones((3, 5)), device=device)
     _core.sgd_step(params, None, grads, None, 0.5, 0.0, 0.0, False, 0.0, 1, None)
     assert_close(params, w - 0.5, FLOAT32)
 

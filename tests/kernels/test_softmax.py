@@ -16,28 +16,30 @@ def reference(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("C", [*ODD_SIZES, 8191])
 @pytest.mark.parametrize("N", [1, 37])
-def test_forward_and_backward(N, C, dtype):
+def test_forward_and_backward(N, C, dtype, device):
     x, dy = random_array((N, C), 1, scale=3, dtype=dtype), random_array((N, C), 2, dtype=dtype)
-    tx = leaf(x, dtype)
-    poison_allocator()
+    tx = leaf(x, dtype, device)
+    poison_allocator(device)
     y = F.softmax(tx)
+    assert y.device.startswith(device)
     expected = reference(x)
     assert_close(y, expected, dtype, scale=expected.max())
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     dx = expected * (dy - (dy * expected).sum(-1, keepdims=True))
     assert_close(tx.grad, dx, dtype, scale=expected.max())
     if C < 1000:
         check_gradient(tx.grad, lambda v: (reference(v) * dy).sum(), x, dtype)
 
 
-def test_any_leading_dimensions():
+def test_any_leading_dimensions(device):
     x = random_array((2, 3, 5))
-    assert_close(F.softmax(leaf(x)), reference(x), DTYPES[0])
+    assert_close(F.softmax(leaf(x, device=device)), reference(x), DTYPES[0])
 
 
-def test_extreme_rows():
+@pytest.mark.small
+def test_extreme_rows(device):
     x = np.array([[1e30, 1e30, -1e30], [-1000.0, -1001.0, -np.inf], [np.nan, 1.0, 2.0], [-np.inf, -np.inf, -np.inf]])
-    y = F.softmax(leaf(x)).numpy()
+    y = F.softmax(leaf(x, device=device)).numpy()
     np.testing.assert_array_equal(y[0], [0.5, 0.5, 0])
     np.testing.assert_allclose(y[1], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 0], rtol=1e-6)
     assert np.isnan(y[2:]).all()
