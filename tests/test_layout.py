@@ -171,6 +171,7 @@ LOWER = set(MAY_IMPORT) | FOUNDATION
 MAY_IMPORT["evaluation"] = LOWER | {"evaluation"}
 MAY_IMPORT["training"] = LOWER | {"training", "evaluation"}
 MAY_IMPORT["pipelines"] = LOWER | {"pipelines"}
+MAY_IMPORT["sklearn"] = LOWER | {"training", "sklearn"}
 MAY_IMPORT["quickstart"] = set(MAY_IMPORT) | FOUNDATION
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | FOUNDATION | {"cli"}
 MAY_IMPORT["__main__"] = {"cli"}

@@ -42,13 +42,14 @@ def train_wordpiece(
     min_frequency: int = 2,
     model_max_length: int | None = 512,
     max_characters: int = TRAINING_CHARACTERS,
+    quiet: bool = False,
 ) -> Tokenizer:
     """Train a WordPiece vocabulary with BERT's normalisation and special tokens.
 
     Ids 0 to 4 are [PAD], [UNK], [CLS], [SEP], [MASK]; a row is [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
     `lowercase` also strips accents, as for the uncased models. Chinese characters are words of their own. The same
-    text gives the same vocabulary; a small text gives fewer than `vocab_size` entries, which is logged. Raises
-    ConfigError for a vocabulary without room for pieces, DataError where there is no text.
+    text gives the same vocabulary; a small text gives fewer than `vocab_size` entries, which is logged unless
+    `quiet`. Raises ConfigError for a vocabulary without room for pieces, DataError where there is no text.
     """
     _check_size(vocab_size, len(BERT_TOKENS))
     counts = _count_words(texts, lowercase, max_characters)
@@ -64,7 +65,8 @@ def train_wordpiece(
     )
     backend.train_from_iterator(_repeated(counts), trainer)
     vocabulary = backend.get_vocab(with_added_tokens=False)
-    _warn_if_small(vocabulary, vocab_size, sum(len(word) * count for word, count in counts.items()))
+    if not quiet:
+        _warn_if_small(vocabulary, vocab_size, sum(len(word) * count for word, count in counts.items()))
     return _bert_tokenizer(_bert(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase), model_max_length)
 
 
