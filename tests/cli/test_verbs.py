@@ -264,7 +264,9 @@ def test_tokenizer_of_other_kinds(tmp_path, kind, first):
     (tmp_path / "text.txt").write_text(prose(200))
     found = run_json("tokenizer", "train", "text.txt", "--kind", kind, "--vocab_size", "90", cwd=tmp_path)
     tokenizer = Tokenizer.from_pretrained(tmp_path / "tokenizer")
-    assert found["kind"] == kind and found["vocab_size"] == tokenizer.vocab_size == 90
+    assert found["kind"] == kind and found["vocab_size"] == tokenizer.vocab_size
+    # unigram's pieces have to occur in the text, and so few words have fewer
+    assert tokenizer.vocab_size == 90 if kind == "wordpiece" else 30 < tokenizer.vocab_size <= 90
     assert tokenizer.convert_ids_to_tokens(0) == first
     assert (tokenizer.tokenize("NOBODY") == tokenizer.tokenize("nobody")) == (kind == "wordpiece")
     refused = run("tokenizer", "train", "text.txt", "--lowercase", "true", cwd=tmp_path, status=2)

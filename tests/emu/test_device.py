@@ -83,9 +83,9 @@ def test_an_op_and_its_tensors_are_on_one_device_that_has_kernels():
     families = "; families with CUDA kernels: " + ", ".join(_core.cuda_families()) + '; use device="cpu"$'
     assert "rope" not in _core.cuda_families() and "embedding" not in _core.cuda_families()
     table, positions = _core.zeros((4, 2), device="cuda"), _core.zeros((2, 2), _core.DType.int32, "cuda")
-    with pytest.raises(ValueError, match="softmax has no CUDA kernels in this version, so its ops do not run on cuda:0"
+    with pytest.raises(ValueError, match="rmsnorm has no CUDA kernels in this version, so its ops do not run on cuda:0"
                                          + families):
-        _core.softmax_forward(there)
+        _core.rmsnorm_forward(there, _core.zeros((8,), device="cuda"), 1e-6)
     with pytest.raises(ValueError, match="an op reads one of its tensors on the host, and it is on cuda:0: in this "
                                          "version the op does not run there" + families):
         _core.embedding_forward(positions, table)
