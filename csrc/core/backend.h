@@ -17,9 +17,10 @@ struct CpuBackend {};
 // and by the problem, by nothing else.
 struct Cuda {
     CUstream_st* stream;
-    int arch;             // compute capability as one number: 80, 86, 90; less if LLMCORE_ARCH says so
-    int multiprocessors;  // for grids that fill the device once
-    int shared_bytes;     // the most dynamic shared memory that one block may have
+    int arch;                  // compute capability as one number: 80, 86, 90; less if LLMCORE_ARCH says so
+    int multiprocessors;       // for grids that fill the device once
+    int shared_bytes;          // the most dynamic shared memory that one block may have
+    bool matmul_sm90 = false;  // LLMCORE_MATMUL=sm90: bf16 products by csrc/cuda/matmul_sm90.cu
 };
 
 }  // namespace llmcore

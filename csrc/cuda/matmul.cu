@@ -67,7 +67,7 @@ void matmul(Backend cuda, Out* y, const A* a, const B* b, const MatmulProblem& p
     if (problem.batch == 0 || problem.M == 0 || problem.N == 0) return;
     check_sizes(problem);
     if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>) {
-        if (cuda.arch == 90 && matmul_sm90_supports(a, b, problem))
+        if (cuda.matmul_sm90 && matmul_sm90_supports(a, b, problem))
             return matmul_sm90(cuda, y, a, b, problem, epilogue);
         matmul_sm80(cuda, tile_size(cuda, problem), y, a, b, problem, epilogue);
     } else {

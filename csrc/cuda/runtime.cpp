@@ -54,12 +54,23 @@ int arch_of(const cudaDeviceProp& properties) {
     return wanted;
 }
 
+// The kernels of matmul_sm90.cu have not run on hardware yet: until then they are for those who ask.
+bool wants_matmul_sm90(const cudaDeviceProp& properties, int arch) {
+    const char* wish = std::getenv("LLMCORE_MATMUL");
+    if (wish == nullptr || *wish == '\0' || std::strcmp(wish, "sm80") == 0) return false;
+    LLMCORE_CHECK(std::strcmp(wish, "sm90") == 0, "LLMCORE_MATMUL must be sm80 or sm90, got ", wish);
+    LLMCORE_CHECK(arch == 90, "LLMCORE_MATMUL=sm90 needs compute capability 9.0: device ", properties.name,
+                  " is used as ", arch / 10, ".", arch % 10);
+    return true;
+}
+
 Cuda open_device(int device) {
     cudaDeviceProp properties = properties_of(device);
     Cuda backend{};
     backend.arch = arch_of(properties);
     backend.multiprocessors = properties.multiProcessorCount;
     backend.shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
+    backend.matmul_sm90 = wants_matmul_sm90(properties, backend.arch);
     LLMCORE_CUDA_CHECK(cudaStreamCreateWithFlags(&backend.stream, cudaStreamNonBlocking));
     return backend;
 }

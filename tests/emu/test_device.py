@@ -132,3 +132,29 @@ def test_arch_can_be_forced_down(devices, arch, sentence):
     attempt = 'x = _core.from_numpy(np.eye(3), None, "cuda"); assert _core.add(x, x).numpy()[1, 1] == 2'
     program = attempt if sentence is None else f"with pytest.raises(ValueError, match={sentence!r}):\n    {attempt}"
     run(program, LLMCORE_EMULATED_DEVICES=devices, LLMCORE_ARCH=arch)
+
+
+MULTIPLY = """
+    x = _core.from_numpy(np.eye(16), _core.DType.bfloat16, "cuda")
+    _core.emulator.reset_statistics()
+    assert _core.matmul(x, x, False, False).numpy()[3, 3] == 1
+    assert (_core.emulator.statistics()["bulk_copies"] > 0) is {by_tma}
+"""
+
+
+def test_the_hopper_products_are_for_those_who_ask():
+    run(MULTIPLY.format(by_tma=False), LLMCORE_EMULATED_DEVICES="h100", LLMCORE_MATMUL="")
+    run(MULTIPLY.format(by_tma=False), LLMCORE_EMULATED_DEVICES="h100", LLMCORE_MATMUL="sm80")
+    run(MULTIPLY.format(by_tma=True), LLMCORE_EMULATED_DEVICES="h100", LLMCORE_MATMUL="sm90")
+
+
+@pytest.mark.parametrize(
+    ("devices", "matmul", "sentence"),
+    [
+        ("a100", "sm90", "LLMCORE_MATMUL=sm90 needs compute capability 9.0: device Emulated A100 is used as 8.0"),
+        ("h100", "fast", "LLMCORE_MATMUL must be sm80 or sm90, got fast"),
+    ],
+)
+def test_a_choice_of_products_that_cannot_be(devices, matmul, sentence):
+    program = f"with pytest.raises(ValueError, match={sentence!r}):\n    _core.empty((1,), device='cuda')"
+    run(program, LLMCORE_EMULATED_DEVICES=devices, LLMCORE_MATMUL=matmul)

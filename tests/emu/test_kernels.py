@@ -25,7 +25,8 @@ MINIMUM_COVERAGE = 90.0
 
 
 def environment(build: str, **more: str) -> dict[str, str]:
-    variables = os.environ | {"LLMCORE_CORE": str(build_emulated_core(build))} | more
+    # The portable products have C++ tests of their own (tests/cuda/test_variants.py), and are used for odd sizes here.
+    variables = os.environ | {"LLMCORE_CORE": str(build_emulated_core(build)), "LLMCORE_MATMUL": "sm90"} | more
     if build == "asan":
         library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
         variables["LD_PRELOAD"] = library.stdout.strip()
