@@ -56,14 +56,15 @@ part_tests() {
     python3 -m pytest -q -m cuda tests/kernels "${workers[@]}"
 }
 
-# All four at once: what takes long is the sanitizer's work on the host.
+# All four at once: what takes long is the sanitizer's work on the host. Without the allocator's cache every tensor is an
+# allocation of its own, whose ends they see.
 part_sanitizers() {
     need_device
     need compute-sanitizer
     local tool status=0
     local -A process=()
     for tool in memcheck racecheck initcheck synccheck; do
-        compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
+        LLMCORE_MEMORY_CACHE=0 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
             python3 -m pytest -q -p no:cacheprovider -m "cuda and small" tests/kernels >"$out/$tool.log" 2>&1 &
         process[$tool]=$!
     done

@@ -1,31 +1,10 @@
-"""device="cuda" as Python sees it: memory, copies between devices, and the sentences of what cannot be.
-
-Each test is a program of its own on an emulated core, because devices are chosen once in a process.
-"""
+"""device="cuda" as Python sees it: memory, copies between devices, and the sentences of what cannot be."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
-from tests.emu.build import ROOT, build_emulated_core
-
-PREAMBLE = """
-import tests.conftest
-import numpy as np, pytest
-from llmcore import _core
-"""
-
-
-def run(program: str, **variables: str) -> None:
-    environment = os.environ | {"LLMCORE_CORE": str(build_emulated_core("coverage")), "GCOV_PREFIX": os.devnull}
-    command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(program)]
-    result = subprocess.run(command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr[-3000:]
+from tests.emu.programs import run
 
 
 def test_tensors_go_there_and_back():
@@ -51,18 +30,18 @@ def test_tensors_go_there_and_back():
 
 def test_memory_is_accounted_for_and_limited():
     run("""
-    import gc
-    from llmcore.errors import OutOfMemoryError
     first = _core.empty((1000,), device="cuda")
     stats = _core.memory_stats("cuda")
     assert stats["allocated"] == 4000 and stats["allocations"] == 1, stats
     assert _core.memory_stats("cpu")["allocated"] == 0
     _core.set_memory_limit(5000, "cuda")
     with pytest.raises(OutOfMemoryError, match="out of memory on cuda:0: a request of 2000 bytes does not fit into the "
-                                               r"memory limit \\(4000 bytes in use, 4000 reserved, limit 5000\\)"):
+                                               "memory limit of 5000 bytes. llmcore holds 4000 bytes there, 4000 bytes "
+                                               "of it in use; most of it in blocks of 4000 bytes x 1. The largest "
+                                               "request that would fit now: 1000 bytes; a smaller batch"):
         _core.empty((500,), device="cuda")
     _core.set_memory_limit(0, "cuda")
-    with pytest.raises(OutOfMemoryError, match="does not fit into this device's memory"):
+    with pytest.raises(OutOfMemoryError, match="into this device's memory of 80.0 GiB, 79.9 GiB of it free"):
         _core.empty((30 << 30,), device="cuda")
     assert "4000 bytes on device 0" in _core.emulator.leak_report()
     del first
