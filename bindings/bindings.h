@@ -1,4 +1,4 @@
-// What the three files of the Python module share.
+// What the files of the Python module share.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -7,6 +7,7 @@
 
 void bind_tensor(pybind11::module_& m);
 void bind_ops(pybind11::module_& m);
+void bind_graph(pybind11::module_& m);
 #if LLMCORE_EMULATE
 void bind_emulator(pybind11::module_& m);
 #endif

@@ -45,6 +45,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             result["peak_allocated"] = stats.peak_allocated;
             result["limit"] = stats.limit;
             result["allocations"] = stats.allocations;
+            result["graphs"] = stats.graphs;
+            result["by_label"] = stats.by_label;
             return result;
         },
         py::arg("device") = "cpu");
@@ -59,6 +61,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("bytes"), py::arg("device") = "cpu");
     bind_tensor(m);
     bind_ops(m);
+    bind_graph(m);
 #if LLMCORE_EMULATE
     bind_emulator(m);
 #endif

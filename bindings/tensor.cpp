@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bindings.h"
+#include "core/allocator.h"
 #include "ops/elementwise.h"
 
 namespace py = pybind11;
@@ -125,6 +126,8 @@ void bind_tensor(py::module_& m) {
             py::arg("device"), release)
         .def(
             "clone", [](const Tensor& t) { return cast(t, t.dtype()); }, release)
+        .def(
+            "label", [](const Tensor& t, const std::string& what) { label_memory(t.storage(), what); }, py::arg("what"))
         .def("__repr__", &describe);
 
     m.def(

@@ -7,6 +7,8 @@
 
 #include "core/backend.h"
 
+struct CUgraphExec_st;  // a cudaGraphExec_t points to it
+
 namespace llmcore {
 
 inline constexpr bool kWithCuda = LLMCORE_WITH_CUDA;
@@ -42,6 +44,13 @@ void copy_between(void* to, int to_device, const void* from, int from_device, si
 
 // Returns when all work of the device's stream is done. Throws what a kernel left behind.
 void synchronize(int device);
+
+// Graphs: see core/graph.h. Between begin_ and end_capture, open() hands the calling thread a stream that records.
+void begin_capture(int device);
+CUgraphExec_st* end_capture(int device);
+void abandon_capture(int device);
+void launch_graph(CUgraphExec_st* runnable, int device);
+void destroy_graph(CUgraphExec_st* runnable);
 
 }  // namespace cuda
 }  // namespace llmcore

@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/cuda_device.h"
 #include "cuda/api.h"
+#include "cuda/capture.h"
 
 namespace llmcore::cuda {
 namespace {
@@ -97,7 +98,9 @@ Cuda open(int device) {
     std::lock_guard guard(*lock);
     std::unique_ptr<Cuda>& slot = opened->at(static_cast<size_t>(device));
     if (slot == nullptr) slot = std::make_unique<Cuda>(open_device(device));
-    return *slot;
+    Cuda backend = *slot;
+    if (cudaStream_t recording = recording_stream(device)) backend.stream = recording;
+    return backend;
 }
 
 DeviceFacts describe(int device) {
@@ -138,12 +141,14 @@ void zero(void* memory, size_t bytes, int device) {
 }
 
 void copy_to_device(void* to, const void* from, size_t bytes, int device) {
+    refuse_in_capture(device, "a copy from the CPU");
     cudaStream_t stream = open(device).stream;
     LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
     wait_for(stream);
 }
 
 void copy_to_host(void* to, const void* from, size_t bytes, int device) {
+    refuse_in_capture(device, "a copy to the CPU");
     cudaStream_t stream = open(device).stream;
     LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
     wait_for(stream);
@@ -155,6 +160,7 @@ void copy_between(void* to, int to_device, const void* from, int from_device, si
         LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
         return;
     }
+    for (int device : {from_device, to_device}) refuse_in_capture(device, "a copy between devices");
     wait_for(open(from_device).stream);
     cudaStream_t stream = open(to_device).stream;
     LLMCORE_CUDA_CHECK(cudaMemcpyPeerAsync(to, to_device, from, from_device, bytes, stream));
@@ -162,6 +168,7 @@ void copy_between(void* to, int to_device, const void* from, int from_device, si
 }
 
 void synchronize(int device) {
+    refuse_in_capture(device, "synchronize()");
     wait_for(open(device).stream);
 }
 
