@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmcore.errors import CheckpointError
-from llmcore.tensor_file import file_size, parse_header, read_tensors, write_tensors
+from llmcore.tensor_file import file_size, parse_header, read_hashed_tensors, read_tensors, write_tensors
 
 
 def sample_tensors() -> dict[str, np.ndarray]:
@@ -27,8 +27,9 @@ def test_round_trip(tmp_path):
     tensors = sample_tensors()
     file, entries = write_tensors(tmp_path / "a.safetensors", tensors)
     assert file["size"] == (tmp_path / "a.safetensors").stat().st_size == file_size(tensors)
-    read, digest = read_tensors(tmp_path / "a.safetensors", {entry["name"]: entry["crc32"] for entry in entries})
-    assert digest == file["sha256"]
+    read, digest = read_hashed_tensors(tmp_path / "a.safetensors", {entry["name"]: entry["crc32"] for entry in entries})
+    assert digest == file["sha256"] == read_hashed_tensors(tmp_path / "a.safetensors")[1]
+    assert set(read) == set(tensors)
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype and read[name].shape == tensor.shape
         np.testing.assert_array_equal(read[name], tensor)
@@ -54,7 +55,7 @@ def test_we_read_what_the_safetensors_package_writes(tmp_path):
 
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in sample_tensors().items() if name != "half"}
     save_file(tensors, tmp_path / "a.safetensors", metadata={"who": "them"})
-    read, _ = read_tensors(tmp_path / "a.safetensors")
+    read = read_tensors(tmp_path / "a.safetensors")
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(read[name], tensor)
 
@@ -66,7 +67,7 @@ def test_altered_tensor_is_named(tmp_path):
     raw[-1] ^= 1
     path.write_bytes(raw)
     with pytest.raises(CheckpointError, match="'weight' is altered"):
-        read_tensors(path, {entry["name"]: entry["crc32"] for entry in entries})
+        read_hashed_tensors(path, {entry["name"]: entry["crc32"] for entry in entries})
 
 
 def test_dtype_that_the_format_lacks_is_refused(tmp_path):

@@ -344,7 +344,7 @@ class PeftModel:
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} is not there")
         get_peft_model(model, config)
-        arrays = tensor_file.read_tensors((folder / ADAPTER_WEIGHTS).resolve())[0]
+        arrays = tensor_file.read_tensors((folder / ADAPTER_WEIGHTS).resolve())
         load_adapter_arrays(model, arrays, str(folder / ADAPTER_WEIGHTS))
         if not is_trainable:
             model.freeze()

@@ -193,7 +193,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of model.safetensors, or of the files that its index lists (bfloat16 as uint16)."""
     if (folder / WEIGHTS).is_file():
         # Hub caches hold symbolic links to blobs: resolve here, the reader itself follows none.
-        return tensor_file.read_tensors((folder / WEIGHTS).resolve())[0]
+        return tensor_file.read_tensors((folder / WEIGHTS).resolve())
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
         raise CheckpointError(f"{folder}: neither {WEIGHTS} nor {WEIGHTS_INDEX} is there")
@@ -202,7 +202,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     for file_name in sorted(set(names.values())):
         if Path(file_name).name != file_name:
             raise CheckpointError(f"{index}: {file_name!r} is not a plain file name")
-        tensors.update(tensor_file.read_tensors((folder / file_name).resolve())[0])
+        tensors.update(tensor_file.read_tensors((folder / file_name).resolve()))
     return tensors
 
 

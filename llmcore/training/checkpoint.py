@@ -211,7 +211,7 @@ def load_checkpoint(path: str | Path, verify: Verify = "full") -> Checkpoint:
         for group in manifest["groups"]:
             name = f"{group}.safetensors"
             crcs = {entry["name"]: entry["crc32"] for entry in manifest["tensors"] if entry["file"] == name}
-            tensors[group], digest = tensor_file.read_tensors(path / name, crcs if verify == "full" else None)
+            tensors[group], digest = tensor_file.read_hashed_tensors(path / name, crcs if verify == "full" else None)
             if verify == "full" and digest != sizes[name]["sha256"]:
                 raise CheckpointError(f"{name} is altered (its sha256 differs from the manifest)")
         if verify == "full":
