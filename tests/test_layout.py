@@ -149,10 +149,11 @@ def test_the_core_neither_prints_nor_ends_the_process():
 # What each part of the package may import, itself included. An import inside a function counts like any other; only
 # `if TYPE_CHECKING:` does not.
 # `""` is `import llmcore` for the version and the lazily exported names.
-FOUNDATION = {"errors", "text_file", "_core", ""}
+FOUNDATION = {"errors", "labels", "text_file", "_core", ""}
 MAY_IMPORT = {
     "": {"errors", "_core"},
     "errors": set(),
+    "labels": set(),
     "text_file": set(),
     "machine": FOUNDATION,
     "tensor_file": {"errors"},

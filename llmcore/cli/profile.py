@@ -76,6 +76,7 @@ def _training_step(options: ProfileOptions) -> tuple[Any, int]:
 
     from llmcore import _core
     from llmcore.cli.pretrain import preset_config
+    from llmcore.labels import IGNORE_INDEX
     from llmcore.models import AutoModelForCausalLM, AutoModelForMaskedLM
     from llmcore.optim import AdamW
     from llmcore.profiling.step import language_model_step
@@ -89,7 +90,7 @@ def _training_step(options: ProfileOptions) -> tuple[Any, int]:
     ids = labels = random.integers(0, config.vocab_size, shape)
     masked = config.model_type == "bert"
     if masked:
-        labels = np.where(random.random(shape) < 0.15, ids, -100)  # the share that BERT was trained on
+        labels = np.where(random.random(shape) < 0.15, ids, IGNORE_INDEX)  # the share that BERT was trained on
         labels[0, 0] = ids[0, 0]
     model = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config)
     if options.activation_checkpointing:

@@ -11,11 +11,11 @@ import numpy as np
 from llmcore.data.masking import continuation_table, every_token, mask_tokens, whole_words, words_of, words_of_offsets
 from llmcore.data.padding import check_return_tensors, pad_rows, target_length
 from llmcore.errors import ConfigError, DataError
+from llmcore.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from llmcore.data.tokenizer import Tokenizer
 
-IGNORE_INDEX = -100
 
 Batch = dict[str, np.ndarray]
 

@@ -15,8 +15,7 @@ import numpy as np
 from llmcore.data.permutation import Permutation
 from llmcore.data.shards import TokenShard
 from llmcore.errors import DataError
-
-IGNORE_INDEX = -100
+from llmcore.labels import IGNORE_INDEX
 
 Batch = dict[str, np.ndarray]
 

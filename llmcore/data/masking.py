@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcore.errors import ConfigError
+from llmcore.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from llmcore.data.tokenizer import Tokenizer
 
-IGNORE_INDEX = -100
 
 # How subword vocabularies mark a token that goes on with the word before it, or one that begins a word.
 _CONTINUES = "##"

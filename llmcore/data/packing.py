@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmcore.errors import DataError
-
-IGNORE_INDEX = -100
+from llmcore.labels import IGNORE_INDEX
 
 
 def pack_documents(documents: Iterable[tuple[list[int], list[int]]], length: int) -> tuple[list[dict[str, Any]], int]:

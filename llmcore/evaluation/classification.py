@@ -10,6 +10,7 @@ import numpy as np
 from llmcore.errors import ConfigError, DataError
 from llmcore.evaluation.confusion import ConfusionMatrix
 from llmcore.evaluation.ranking import BinaryScores
+from llmcore.labels import IGNORE_INDEX
 
 _AVERAGES = ("macro", "micro", "weighted")
 
@@ -43,7 +44,7 @@ class ClassificationMetrics:
         if predictions.dtype.kind != "f" or predictions.ndim != labels.ndim + 1:
             return
         self._num_classes = predictions.shape[-1]
-        counted = labels != -100
+        counted = labels != IGNORE_INDEX
         logits = predictions.astype(np.float64)[counted]  # (rows, classes)
         true = labels[counted].astype(np.int64)
         if len(true) and not 0 <= true.min() <= true.max() < self._num_classes:

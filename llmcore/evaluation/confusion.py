@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmcore.errors import ConfigError, DataError
+from llmcore.labels import IGNORE_INDEX
 
 AVERAGES = (None, "macro", "micro", "weighted", "binary")
-_IGNORE = -100
 
 
 class UndefinedMetricWarning(UserWarning):
@@ -169,7 +169,7 @@ def predicted_classes(predictions: Any, labels: Any) -> tuple[np.ndarray, np.nda
     predicted, true = (a.astype(np.int64) if a.dtype.kind in "biuf" else a for a in (predicted, true))
     if predicted.dtype.kind != true.dtype.kind:
         raise DataError(f"predictions are {predicted.dtype} and labels {true.dtype}; give both as one kind")
-    counted = true != _IGNORE if true.dtype.kind == "i" else np.ones(true.shape, bool)
+    counted = true != IGNORE_INDEX if true.dtype.kind == "i" else np.ones(true.shape, bool)
     return predicted[counted], true[counted]
 
 

@@ -25,8 +25,8 @@ import numpy as np
 from llmcore.errors import ConfigError, DataError
 from llmcore.evaluation.sources import TokenSequence, token_sequences
 from llmcore.inference import context_length
+from llmcore.labels import IGNORE_INDEX
 
-_IGNORE = -100
 _DEFAULT_WINDOW = 1024
 
 
@@ -146,7 +146,7 @@ def _arrays(batch: list[Window]) -> tuple[np.ndarray, np.ndarray]:
     where nothing before can see it."""
     width = max(part.end - part.start for part in batch)
     ids = np.zeros((len(batch), width), np.int32)
-    labels = np.full((len(batch), width), _IGNORE, np.int32)
+    labels = np.full((len(batch), width), IGNORE_INDEX, np.int32)
     for row, part in enumerate(batch):
         tokens = part.sequence.read(part.start, part.end)
         ids[row, : len(tokens)] = tokens

@@ -6,6 +6,7 @@ from typing import Any
 
 from llmcore import _core
 from llmcore.autograd import Context, Function, Tensor
+from llmcore.labels import IGNORE_INDEX
 
 
 class _CrossEntropy(Function):
@@ -25,7 +26,7 @@ class _CrossEntropy(Function):
 def cross_entropy(
     logits: Tensor,
     targets: Tensor,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
     num_items: float | None = None,
 ) -> Tensor:
@@ -91,7 +92,7 @@ def linear_cross_entropy(
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
     num_items: float | None = None,
     fused_backward: bool = False,

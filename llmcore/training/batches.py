@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcore.errors import DataError
+from llmcore.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from llmcore.training.arguments import TrainingArguments
@@ -24,7 +25,6 @@ logger = logging.getLogger("llmcore")
 
 Batch = dict[str, Any]
 Collator = Callable[[list[Any]], Batch]
-IGNORE_INDEX = -100
 
 _LABELS = ("labels", "label", "label_ids")
 _GROUPED_BATCHES = 50  # batches whose examples are sorted by length together, as in transformers

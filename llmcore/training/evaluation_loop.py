@@ -16,9 +16,9 @@ import numpy as np
 
 from llmcore.errors import ConfigError
 from llmcore.inference import inference
+from llmcore.labels import IGNORE_INDEX
 from llmcore.models.inputs import key_lengths
 from llmcore.training.batches import (
-    IGNORE_INDEX,
     accepted_arguments,
     count_trained_tokens,
     predicts_words,

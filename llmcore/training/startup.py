@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcore import _core
-from llmcore.training.batches import IGNORE_INDEX
+from llmcore.labels import IGNORE_INDEX
 from llmcore.training.text_examples import TokenizedRows
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 from llmcore.data.packing import pack_documents, wrap_documents
 from llmcore.data.rows import LABEL_COLUMNS, TEXT_COLUMNS, RowShape, as_number, detect_rows
 from llmcore.errors import ConfigError, DataError
-from llmcore.training.batches import IGNORE_INDEX
+from llmcore.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from llmcore.training.arguments import TrainingArguments

@@ -16,7 +16,8 @@ import numpy as np
 from llmcore import _core, functional
 from llmcore.autograd import Tensor
 from llmcore.errors import ConfigError
-from llmcore.training.batches import IGNORE_INDEX, count_input_tokens, count_trained_tokens
+from llmcore.labels import IGNORE_INDEX
+from llmcore.training.batches import count_input_tokens, count_trained_tokens
 from llmcore.training.outputs import NonFiniteError, StepResult
 from llmcore.training.run_state import generators
 from llmcore.training.trainer_setup import TrainerSetup
