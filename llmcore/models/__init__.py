@@ -1,4 +1,5 @@
-"""One file per architecture, in reading order: config, blocks, model. `auto` finds the right one for a directory."""
+"""One file per architecture, in reading order: config, blocks, model (BERT's heads have one of their own). `auto` finds
+the right one for a directory."""
 
 from __future__ import annotations
 
@@ -10,16 +11,11 @@ from llmcore.models.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from llmcore.models.bert import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-)
+from llmcore.models.bert import BertConfig, BertModel
+from llmcore.models.bert_heads import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
 from llmcore.models.gpt2 import PRESETS as GPT2_PRESETS
-from llmcore.models.gpt2 import GPT2Config, GPT2LMHeadModel
-from llmcore.models.llama import LLAMA_PRESETS, LlamaConfig, LlamaForCausalLM
+from llmcore.models.gpt2 import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from llmcore.models.llama import LLAMA_PRESETS, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from llmcore.models.lora import LoraConfig, PeftModel, get_peft_model
 
 PRESETS = {**GPT2_PRESETS, **LLAMA_PRESETS}  # every size that has a name
@@ -39,9 +35,11 @@ __all__ = [
     "BertForTokenClassification",
     "BertModel",
     "GPT2Config",
+    "GPT2ForSequenceClassification",
     "GPT2LMHeadModel",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LlamaForSequenceClassification",
     "LoraConfig",
     "PeftModel",
     "get_peft_model",

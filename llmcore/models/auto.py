@@ -8,16 +8,11 @@ from typing import Any, ClassVar
 
 from llmcore import _core
 from llmcore.errors import ConfigError
-from llmcore.models.bert import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-)
+from llmcore.models.bert import BertConfig, BertModel
+from llmcore.models.bert_heads import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
 from llmcore.models.config import ModelConfig, read_config
-from llmcore.models.gpt2 import GPT2Config, GPT2LMHeadModel
-from llmcore.models.llama import LlamaConfig, LlamaForCausalLM
+from llmcore.models.gpt2 import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from llmcore.models.llama import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from llmcore.models.lora import ADAPTER_CONFIG, LoraConfig, PeftModel
 from llmcore.models.pretrained import PreTrainedModel
 
@@ -93,7 +88,11 @@ class AutoModelForMaskedLM(_AutoModel):
 
 
 class AutoModelForSequenceClassification(_AutoModel):
-    models = {"bert": BertForSequenceClassification}
+    models = {
+        "bert": BertForSequenceClassification,
+        "gpt2": GPT2ForSequenceClassification,
+        "llama": LlamaForSequenceClassification,
+    }
 
 
 class AutoModelForTokenClassification(_AutoModel):
@@ -109,7 +108,7 @@ def _with_adapter(auto: Any, folder: Path, **options: Any) -> Any:
             "PeftModel.from_pretrained(model, folder)"
         )
     labels = read_config(folder).get("id2label") if (folder / "config.json").is_file() else None
-    if labels is not None and issubclass(CONFIGS[read_config(base)["model_type"]], BertConfig):
+    if labels is not None:
         options = {"id2label": labels, **options}
     with warnings.catch_warnings():
         # the head that the base model lacks is in the adapter; if it is not there either, loading that says so

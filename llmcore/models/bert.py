@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805), with the names of transformers.
 
 An encoder of post-norm blocks: word + position + token type embeddings and a norm, then L times (attention over the
-whole row, norm, MLP, norm). Every residual addition is done together with the norm that follows it. Heads: masked
-language modelling, classification of sequences (or regression) and of tokens; sentence embeddings need none.
+whole row, norm, MLP, norm). Every residual addition is done together with the norm that follows it. Sentence embeddings
+are here; what needs a head is in `bert_heads`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,18 @@ from llmcore.autograd import Generator, Tensor, checkpoint
 from llmcore.errors import ConfigError, DataError
 from llmcore.inference import inference
 from llmcore.models.activations import ACTIVATIONS, check_activation
+from llmcore.models.classification import rows_of
 from llmcore.models.config import ModelConfig
 from llmcore.models.dimensions import Dimensions
-from llmcore.models.inputs import IGNORE, as_ids, key_lengths
-from llmcore.models.outputs import ClassifierOutput, EncoderOutput, MaskedLMOutput
+from llmcore.models.inputs import as_ids, key_lengths
+from llmcore.models.outputs import EncoderOutput
 from llmcore.models.pretrained import PreTrainedModel
 from llmcore.nn.layers import Initializer
-
-_PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
 
 
 @dataclasses.dataclass
 class BertConfig(ModelConfig):
-    """Field names and defaults of transformers' BertConfig; the defaults are BERT-base, uncased.
-
-    `num_labels`, `id2label` and `label2id` belong to the classification heads and are derived from one another;
-    `problem_type` None means regression for one label, else what the labels' type says.
-    """
+    """Field names and defaults of transformers' BertConfig; the defaults are BERT-base, uncased."""
 
     model_type: ClassVar[str] = "bert"
     without_effect: ClassVar[frozenset[str]] = frozenset(["gradient_checkpointing"])
@@ -66,10 +61,6 @@ class BertConfig(ModelConfig):
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | None = None
-    num_labels: int | None = None
-    id2label: dict[int, str] | None = None
-    label2id: dict[str, int] | None = None
-    problem_type: str | None = None
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -85,9 +76,8 @@ class BertConfig(ModelConfig):
                 raise ConfigError(f"BertConfig: {name} must be in [0, 1), got {getattr(self, name)}")
         if not self.tie_word_embeddings:
             raise ConfigError("BertConfig: tie_word_embeddings must be True, as in every published BERT")
-        if self.problem_type not in _PROBLEMS:
-            raise ConfigError(f"BertConfig: problem_type must be one of {_PROBLEMS}, got {self.problem_type!r}")
-        self._complete_labels()
+        self.check_epsilon("layer_norm_eps")
+        super().__post_init__()
 
     def dimensions(self) -> Dimensions:
         """Sizes of the masked language model. Its head is not counted as multiplied: few tokens are masked."""
@@ -104,32 +94,6 @@ class BertConfig(ModelConfig):
             head=0,
             tied=True,
         )
-
-    def _complete_labels(self) -> None:
-        if self.id2label is not None:
-            self.id2label = {int(key): value for key, value in self.id2label.items()}
-        if self.num_labels is None:
-            self.num_labels = len(self.id2label) if self.id2label else 2
-        if self.num_labels < 1:
-            raise ConfigError(f"BertConfig: num_labels must be at least 1, got {self.num_labels}")
-        if self.id2label is None or len(self.id2label) != self.num_labels:  # names of another number of labels
-            self.id2label, self.label2id = {i: f"LABEL_{i}" for i in range(self.num_labels)}, None
-        if self.label2id is None or len(self.label2id) != self.num_labels:
-            self.label2id = {name: index for index, name in self.id2label.items()}
-
-    def replace(self, **changes: Any) -> BertConfig:
-        """A copy with other values; new `id2label` or `label2id` set the others of the three, too."""
-        if changes.get("label2id") and not changes.get("id2label"):
-            changes["id2label"] = {index: name for name, index in changes["label2id"].items()}
-        if changes.get("id2label"):
-            changes = {"num_labels": None, "label2id": None, **changes}
-        return super().replace(**changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As transformers writes it: the number of labels is that of `id2label`."""
-        values = super().to_dict()
-        del values["num_labels"]
-        return values
 
 
 class BertEmbeddings(nn.Module):
@@ -343,7 +307,7 @@ class BertModel(BertPreTrainedModel):
         states = self.encoder(self.embeddings(ids, positions, types), lengths, recompute)
         pooled = None
         if self.pooler is not None:
-            pooled = self.pooler(_rows(states[-1], np.arange(B) * T))  # (B, C)
+            pooled = self.pooler(rows_of(states[-1], np.arange(B) * T))  # (B, C)
         return EncoderOutput(states[-1], pooled, tuple(states) if output_hidden_states else None)
 
     def sentence_embeddings(
@@ -388,183 +352,3 @@ class BertModel(BertPreTrainedModel):
                 embeddings = self.sentence_embeddings(batch["input_ids"], batch["attention_mask"], normalize=normalize)
                 result[chosen] = embeddings.numpy()
         return result[0] if isinstance(texts, str) else result
-
-
-class _BertWithHead(BertPreTrainedModel):
-    """The encoder as `bert`, and the dropout generator and checkpointing of both as one."""
-
-    pooled: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        config: BertConfig,
-        seed: int = 42,
-        dtype: _core.DType = _core.DType.float32,
-        device: str = "cpu",
-        initialize: bool = True,
-    ):
-        super().__init__(config, seed)
-        self.bert = BertModel(config, seed, dtype, device, initialize, self.pooled, "bert.", self.generator)
-        self.add_head(Initializer(seed if initialize else None, dtype, device))
-
-    def add_head(self, init: Initializer) -> None:
-        raise NotImplementedError
-
-    def encode_rows(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, position_ids: Any) -> EncoderOutput:
-        self.bert.activation_checkpointing = self.activation_checkpointing
-        return self.bert(input_ids, attention_mask, token_type_ids, position_ids)
-
-
-class BertPredictionHead(nn.Module):
-    """What stands between the encoder and the scores of the words; the words' vectors are the embedding's."""
-
-    def __init__(self, config: BertConfig, init: Initializer, name: str):
-        activation = ACTIVATIONS[config.hidden_act]
-        self.transform = BertDense(config, config.hidden_size, activation, init, f"{name}.transform")
-        self.transform.LayerNorm = nn.LayerNorm(init, config.hidden_size, config.layer_norm_eps)
-        self.bias = init.constant((config.vocab_size,), 0.0)
-
-    def __call__(self, x: Tensor, words: nn.Parameter) -> Tensor:
-        """x (N, C), words (V, C) -> (N, V)"""
-        return F.linear(self.transform.LayerNorm(self.transform(x)), words, self.bias)
-
-
-class BertOnlyMLMHead(nn.Module):
-    """A name in the published files."""
-
-    def __init__(self, config: BertConfig, init: Initializer, name: str):
-        self.predictions = BertPredictionHead(config, init, f"{name}.predictions")
-
-
-class BertForMaskedLM(_BertWithHead):
-    """BERT that predicts the words behind masks. Arguments as for `BertModel`."""
-
-    new_heads: ClassVar[tuple[str, ...]] = ("cls.",)
-
-    def add_head(self, init: Initializer) -> None:
-        self.cls = BertOnlyMLMHead(self.config, init, "cls")
-
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        labels: Any = None,
-        return_logits: bool = False,
-    ) -> MaskedLMOutput:
-        """Inputs as for `BertModel`. labels (B, T): the id at each place that is predicted, -100 elsewhere.
-
-        With labels, scores are computed at the predicted places alone; the logits of all come with `return_logits`, or
-        where there are no labels.
-        """
-        x = self.encode_rows(input_ids, attention_mask, token_type_ids, position_ids).last_hidden_state
-        B, T, C = x.shape
-        words = self.bert.embeddings.word_embeddings.weight
-        loss = logits = None
-        if labels is not None:
-            targets = _integer_labels(labels, (B, T)).reshape(-1)
-            rows = np.flatnonzero(targets != IGNORE)
-            scores = self.cls.predictions(_rows(x, rows), words)  # (predicted, V)
-            loss = F.cross_entropy(scores, _core.from_numpy(targets[rows]))
-        if labels is None or return_logits:
-            logits = F.view(self.cls.predictions(F.view(x, (B * T, C)), words), (B, T, -1))
-        return MaskedLMOutput(loss, logits)
-
-
-class BertForSequenceClassification(_BertWithHead):
-    """BERT that classifies rows, or gives each a number (`num_labels=1`). Arguments as for `BertModel`."""
-
-    pooled: ClassVar[bool] = True
-    new_heads: ClassVar[tuple[str, ...]] = ("classifier.", "bert.pooler.")
-
-    def add_head(self, init: Initializer) -> None:
-        self.dropout, self.classifier = _classifier(self.config, init, self.generator)
-
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        labels: Any = None,
-    ) -> ClassifierOutput:
-        """Inputs as for `BertModel`. labels: (B,) integers; (B,) or (B, num_labels) numbers for regression; (B,
-        num_labels) of 0.0 and 1.0 where several labels may hold."""
-        pooled = self.encode_rows(input_ids, attention_mask, token_type_ids, position_ids).pooler_output
-        logits = self.classifier(self.dropout(pooled))  # (B, num_labels)
-        loss = None if labels is None else _sequence_loss(logits, labels, self.config)
-        return ClassifierOutput(loss, logits)
-
-
-class BertForTokenClassification(_BertWithHead):
-    """BERT that classifies tokens. Arguments as for `BertModel`."""
-
-    new_heads: ClassVar[tuple[str, ...]] = ("classifier.",)
-
-    def add_head(self, init: Initializer) -> None:
-        self.dropout, self.classifier = _classifier(self.config, init, self.generator)
-
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        labels: Any = None,
-    ) -> ClassifierOutput:
-        """Inputs as for `BertModel`. labels (B, T) integers, -100 where a token does not count."""
-        x = self.encode_rows(input_ids, attention_mask, token_type_ids, position_ids).last_hidden_state
-        logits = self.classifier(self.dropout(x))  # (B, T, num_labels)
-        loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits, _core.from_numpy(_integer_labels(labels, x.shape[:2])))
-        return ClassifierOutput(loss, logits)
-
-
-# ---------------------------------------------------------------------------------------------------------- pieces
-
-
-def _rows(x: Tensor, rows: np.ndarray) -> Tensor:
-    """Rows of x (B, T, C), counted through the batch: (len(rows), C)."""
-    return F.embedding(_core.from_numpy(rows.astype(np.int32)), F.view(x, (-1, x.shape[-1])))
-
-
-def _classifier(config: BertConfig, init: Initializer, generator: Generator) -> tuple[nn.Dropout, nn.Linear]:
-    p = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-    linear = nn.Linear(init, "classifier", config.hidden_size, config.num_labels, std=config.initializer_range)
-    return nn.Dropout(p, generator), linear
-
-
-def _integer_labels(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        raise DataError(f"labels must be integers, got an array of {array.dtype}")
-    if array.shape != tuple(shape):
-        raise DataError(f"labels must have shape {tuple(shape)}, got {array.shape}")
-    return array.astype(np.int32)
-
-
-def _sequence_loss(logits: Tensor, labels: Any, config: BertConfig) -> Tensor:
-    """The loss that `problem_type`, or else the number of labels and their type ask for, as in transformers."""
-    array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
-    B, count = logits.shape
-    problem = config.problem_type
-    if problem is None and count == 1:
-        problem = "regression"
-    elif problem is None:
-        problem = "single_label_classification" if array.dtype.kind in "iu" else "multi_label_classification"
-    if problem == "single_label_classification":
-        return F.cross_entropy(logits, _core.from_numpy(_integer_labels(array.reshape(-1), (B,))))
-    if array.size != logits.data.numel:
-        expected = "(batch,)" if count == 1 else f"(batch, {count})"
-        raise DataError(f"labels must have shape {expected} for {problem}, got {array.shape}")
-    targets = array.reshape(B, count).astype(np.float32)
-    if problem == "regression":
-        return F.mse_loss(logits, Tensor(_core.from_numpy(targets)))
-    if not np.isin(targets, (0, 1)).all():
-        raise DataError("labels must be 0 or 1 for multi_label_classification; for numbers set problem_type")
-    # Binary cross-entropy of x is cross-entropy over the two scores 0 and x.
-    scores = F.view(logits, (B * count, 1))
-    pairs = F.concat([F.scale(scores, 0.0), scores], axis=1)  # (B*count, 2)
-    return F.cross_entropy(pairs, _core.from_numpy(targets.reshape(-1).astype(np.int32)))

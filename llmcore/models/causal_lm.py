@@ -1,34 +1,32 @@
-"""What decoders with a language-modelling head share: the forward pass around the blocks, the losses, the cache."""
+"""What decoders with a language-modelling head share: the forward pass around the blocks, the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from llmcore import _core, nn
+from llmcore import _core
 from llmcore import functional as F
-from llmcore.autograd import Generator, Tensor, checkpoint
-from llmcore.errors import ConfigError
+from llmcore.autograd import Tensor
 from llmcore.generation import GenerationConfig, GenerationMixin
 from llmcore.inference import inference
+from llmcore.labels import IGNORE_INDEX
 from llmcore.models.cache import KVCache
 from llmcore.models.config import ModelConfig
+from llmcore.models.decoder import Decoder
 from llmcore.models.inputs import as_ids, key_lengths, next_token_targets, positions_of
 from llmcore.models.outputs import CausalLMOutput
-from llmcore.models.packed import Documents, find_documents
-from llmcore.models.pretrained import Model, PreTrainedModel
+from llmcore.models.packed import find_documents
+from llmcore.models.pretrained import Model
 
 
-class CausalLM(PreTrainedModel, GenerationMixin):
+class CausalLM(Decoder, GenerationMixin):
     """A decoder and its head. A subclass has `head_weight`, `hidden_states` and `new_cache`.
 
     `generation_config` travels in generation_config.json.
     """
-
-    limit_field: ClassVar[str] = "max_position_embeddings"  # the field of the config that limits the length
 
     def __init__(self, config: ModelConfig, seed: int):
         super().__init__(config, seed)
@@ -50,18 +48,6 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     @property
     def head_weight(self) -> Tensor:
         """(V, C)"""
-        raise NotImplementedError
-
-    def hidden_states(
-        self,
-        ids: _core.Tensor,
-        positions: _core.Tensor | None,
-        lengths: _core.Tensor | Documents | None,
-        past: KVCache | None,
-        checkpoint_with: Generator | None,
-    ) -> Tensor:
-        """ids (B, T), positions (B, T) or None for 0 .. T-1, lengths (B) or the documents of packed rows -> what the
-        head sees, (B, T, C)."""
         raise NotImplementedError
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
@@ -143,34 +129,5 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             x = self.hidden_states(ids, None, None, None, None)
             targets = next_token_targets(input_ids if labels is None else labels, ids.shape)
             rows = x.data.view((-1, x.shape[-1]))
-            losses = _core.linear_cross_entropy_per_token(rows, self.head_weight.data, targets, -100)
+            losses = _core.linear_cross_entropy_per_token(rows, self.head_weight.data, targets, IGNORE_INDEX)
         return losses.numpy().reshape(ids.shape)
-
-    def check_length(self, length: int) -> None:
-        """Raises ConfigError for a sequence that is longer than what the model can see."""
-        limit = getattr(self.config, self.limit_field)
-        if length > limit:
-            raise ConfigError(
-                f"{type(self).__name__}: a sequence of {length} tokens is longer than the model's {self.limit_field}="
-                f"{limit}; cut it, or train a model with more positions"
-            )
-
-
-def run_blocks(
-    blocks: Sequence[nn.Module], residual: Tensor, checkpoint_with: Generator | None, *arguments: Any
-) -> tuple[Tensor, Tensor]:
-    """Runs pre-norm blocks `block(residual, x, *arguments) -> (residual, x)`, where x is what the block before wants
-    added to the residual stream (None for the first); the last one's pair is left for the last norm to add.
-
-    With `checkpoint_with`, the generator of dropout, blocks are recomputed in the backward pass.
-    """
-    x: Tensor | None = None
-    for block in blocks:
-        if checkpoint_with is None:
-            residual, x = block(residual, x, *arguments)
-        elif x is None:
-            residual, x = checkpoint(lambda r, b=block: b(r, None, *arguments), residual, generator=checkpoint_with)
-        else:
-            residual, x = checkpoint(lambda r, y, b=block: b(r, y, *arguments), residual, x, generator=checkpoint_with)
-    assert x is not None  # models have at least one block
-    return residual, x

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,8 +23,8 @@ Config = TypeVar("Config", bound="ModelConfig")
 _WITHOUT_EFFECT = frozenset(
     """
     _attn_implementation _commit_hash _name_or_path architectures attn_implementation chunk_size_feed_forward dtype
-    id2label is_decoder label2id model_type name_or_path output_attentions output_hidden_states output_scores
-    problem_type return_dict return_dict_in_generate task_specific_params tokenizer_class torch_dtype torchscript
+    is_decoder model_type name_or_path output_attentions output_hidden_states output_scores
+    return_dict return_dict_in_generate task_specific_params tokenizer_class torch_dtype torchscript
     transformers_version use_cache
     """.split()
 )
@@ -38,9 +39,16 @@ _ONLY_VALUE: dict[str, Any] = {
 }
 
 
+_PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
+
+
 @dataclasses.dataclass
 class ModelConfig:
-    """Base of the configurations. Subclasses are dataclasses with the field names of transformers."""
+    """Base of the configurations. Subclasses are dataclasses with the field names of transformers.
+
+    `num_labels`, `id2label` and `label2id` belong to the classification heads and are derived from one another;
+    `problem_type` None means regression for one label, else what the labels' type says.
+    """
 
     model_type: ClassVar[str] = ""
     without_effect: ClassVar[frozenset[str]] = frozenset()  # beside those above
@@ -48,6 +56,36 @@ class ModelConfig:
     # This architecture's fields for what `resized` takes; dropout may be several.
     size_fields: ClassVar[dict[str, str]] = {}
     dropout_fields: ClassVar[tuple[str, ...]] = ()
+
+    num_labels: int | None = None
+    id2label: dict[int, str] | None = None
+    label2id: dict[str, int] | None = None
+    problem_type: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what all have in common; subclasses check their own fields and call this."""
+        name = type(self).__name__
+        std = getattr(self, "initializer_range", 0.0)
+        if not (math.isfinite(std) and std >= 0):
+            raise ConfigError(f"{name}: initializer_range must be 0 or a number above it, got {std}")
+        if self.problem_type not in _PROBLEMS:
+            raise ConfigError(f"{name}: problem_type must be one of {_PROBLEMS}, got {self.problem_type!r}")
+        if self.id2label is not None:
+            self.id2label = {int(key): value for key, value in self.id2label.items()}
+        if self.num_labels is None:
+            self.num_labels = len(self.id2label) if self.id2label else 2
+        if self.num_labels < 1:
+            raise ConfigError(f"{name}: num_labels must be at least 1, got {self.num_labels}")
+        if self.id2label is None or len(self.id2label) != self.num_labels:  # names of another number of labels
+            self.id2label, self.label2id = {i: f"LABEL_{i}" for i in range(self.num_labels)}, None
+        if self.label2id is None or len(self.label2id) != self.num_labels:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+
+    def check_epsilon(self, field: str) -> None:
+        """Raises ConfigError unless the number that a norm adds to the variance is finite and above 0."""
+        value = getattr(self, field)
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{type(self).__name__}: {field} must be a number above 0, such as 1e-5, got {value}")
 
     @classmethod
     def from_dict(cls: type[Config], values: dict[str, Any], source: str = "config") -> Config:
@@ -73,7 +111,14 @@ class ModelConfig:
         return cls(**chosen)
 
     def replace(self: Config, **changes: Any) -> Config:
-        """A copy with other values. Raises ConfigError for a name that is no field."""
+        """A copy with other values; new `id2label` or `label2id` set the others of the three, too.
+
+        Raises ConfigError for a name that is no field.
+        """
+        if changes.get("label2id") and not changes.get("id2label"):
+            changes["id2label"] = {index: name for name, index in changes["label2id"].items()}
+        if changes.get("id2label"):
+            changes = {"num_labels": None, "label2id": None, **changes}
         known = {field.name for field in dataclasses.fields(self)}
         for name in changes:
             if name not in known:
@@ -96,7 +141,10 @@ class ModelConfig:
         return self.replace(**changes)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "model_type": self.model_type}
+        """As transformers writes it: the number of labels is that of `id2label`."""
+        values = {**dataclasses.asdict(self), "model_type": self.model_type}
+        del values["num_labels"]
+        return values
 
     def save_pretrained(self, directory: str | Path) -> None:
         folder = Path(directory)

@@ -18,8 +18,10 @@ from llmcore.autograd import Generator, Tensor
 from llmcore.errors import ConfigError
 from llmcore.models.activations import ACTIVATIONS, check_activation
 from llmcore.models.cache import KVCache
-from llmcore.models.causal_lm import CausalLM, run_blocks
+from llmcore.models.causal_lm import CausalLM
+from llmcore.models.classification import DecoderForSequenceClassification
 from llmcore.models.config import ModelConfig
+from llmcore.models.decoder import Decoder, run_blocks
 from llmcore.models.dimensions import Dimensions
 from llmcore.models.packed import Documents
 from llmcore.nn.layers import Initializer
@@ -72,6 +74,8 @@ class GPT2Config(ModelConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"GPT2Config: {name} must be in [0, 1), got {getattr(self, name)}")
         check_activation("GPT2Config: activation_function", self.activation_function)
+        self.check_epsilon("layer_norm_epsilon")
+        super().__post_init__()
 
     def dimensions(self) -> Dimensions:
         """Sizes of the model with its head."""
@@ -203,7 +207,38 @@ class GPT2Model(nn.Module):
         return self.ln_f.after_residual(x, residual)[1]
 
 
-class GPT2LMHeadModel(CausalLM):
+class GPT2PreTrainedModel(Decoder):
+    """What GPT-2 with either head shares."""
+
+    config_class: ClassVar[type[ModelConfig]] = GPT2Config
+    limit_field: ClassVar[str] = "n_positions"
+    config: GPT2Config
+    transformer: GPT2Model
+
+    def hidden_states(
+        self,
+        ids: _core.Tensor,
+        positions: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
+        past: KVCache | None,
+        checkpoint_with: Generator | None,
+    ) -> Tensor:
+        return self.transformer(ids, positions, lengths, past, checkpoint_with)
+
+    def rename(self, weights: Any) -> dict[str, np.ndarray]:
+        """The first publications have no `transformer.` prefix, carry the masks as buffers, the tied head twice. A head
+        that this model does not have is left out."""
+        own, renamed = self.state_dict(), {}
+        for name, value in weights.items():
+            if name.startswith(("lm_head.", "score.")):
+                if name in own:
+                    renamed[name] = value
+            elif not name.endswith((".attn.bias", ".attn.masked_bias")):
+                renamed[name if name.startswith("transformer.") else f"transformer.{name}"] = value
+        return renamed
+
+
+class GPT2LMHeadModel(GPT2PreTrainedModel, CausalLM):
     """GPT-2 with its language-modelling head.
 
     Args:
@@ -214,10 +249,6 @@ class GPT2LMHeadModel(CausalLM):
         device: "cpu".
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
-
-    config_class: ClassVar[type[ModelConfig]] = GPT2Config
-    limit_field: ClassVar[str] = "n_positions"
-    config: GPT2Config
 
     def __init__(
         self,
@@ -239,32 +270,27 @@ class GPT2LMHeadModel(CausalLM):
     def head_weight(self) -> Tensor:
         return self.transformer.wte.weight if self.lm_head is None else self.lm_head.combined_weight()
 
-    def hidden_states(
-        self,
-        ids: _core.Tensor,
-        positions: _core.Tensor | None,
-        lengths: _core.Tensor | Documents | None,
-        past: KVCache | None,
-        checkpoint_with: Generator | None,
-    ) -> Tensor:
-        return self.transformer(ids, positions, lengths, past, checkpoint_with)
-
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
         config = self.config
         return KVCache(config.n_layer, batch_size, capacity, config.n_embd, self.dtype, self.device)
 
-    def rename(self, weights: Any) -> dict[str, np.ndarray]:
-        """The first publications have no `transformer.` prefix, carry the masks as buffers, the tied head twice."""
-        renamed = {}
-        for name, value in weights.items():
-            if name.endswith((".attn.bias", ".attn.masked_bias")) or (
-                name == "lm_head.weight" and self.lm_head is None
-            ):
-                continue
-            plain = name.startswith(("transformer.", "lm_head."))
-            renamed[name if plain else f"transformer.{name}"] = value
-        return renamed
+
+class GPT2ForSequenceClassification(GPT2PreTrainedModel, DecoderForSequenceClassification):
+    """GPT-2 that classifies rows, or gives each a number (`num_labels=1`). Arguments as for `GPT2LMHeadModel`."""
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        seed: int = 42,
+        dtype: _core.DType = _core.DType.float32,
+        device: str = "cpu",
+        initialize: bool = True,
+    ):
+        super().__init__(config, seed)
+        init = Initializer(seed if initialize else None, dtype, device)
+        self.transformer = GPT2Model(config, init, "transformer", self.generator)
+        self.add_head(init, config.n_embd)
 
 
 def _residual_std(config: GPT2Config) -> float:

@@ -8,9 +8,8 @@ import numpy as np
 
 from llmcore import _core
 from llmcore.errors import DataError
+from llmcore.labels import IGNORE_INDEX
 from llmcore.models.cache import KVCache
-
-IGNORE = -100
 
 
 def as_ids(input_ids: Any, device: str = "cpu") -> _core.Tensor:
@@ -36,7 +35,7 @@ def next_token_targets(labels: Any, shape: tuple[int, int]) -> _core.Tensor:
     array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
     if array.shape != tuple(shape):
         raise DataError(f"labels must have the shape of input_ids, {tuple(shape)}, got {array.shape}")
-    targets = np.full(array.shape, IGNORE, np.int32)
+    targets = np.full(array.shape, IGNORE_INDEX, np.int32)
     targets[:, :-1] = array[:, 1:]
     return _core.from_numpy(targets.reshape(-1))
 

@@ -18,8 +18,10 @@ from llmcore import functional as F
 from llmcore.autograd import Generator, Tensor
 from llmcore.errors import ConfigError
 from llmcore.models.cache import KVCache
-from llmcore.models.causal_lm import CausalLM, run_blocks
+from llmcore.models.causal_lm import CausalLM
+from llmcore.models.classification import DecoderForSequenceClassification
 from llmcore.models.config import ModelConfig
+from llmcore.models.decoder import Decoder, run_blocks
 from llmcore.models.dimensions import Dimensions
 from llmcore.models.packed import Documents
 from llmcore.models.rope import RotaryTables, standard_rope_parameters
@@ -88,6 +90,8 @@ class LlamaConfig(ModelConfig):
             raise ConfigError(f'LlamaConfig: hidden_act must be "silu", got {self.hidden_act!r}')
         if not 0 <= self.attention_dropout < 1:
             raise ConfigError(f"LlamaConfig: attention_dropout must be in [0, 1), got {self.attention_dropout}")
+        self.check_epsilon("rms_norm_eps")
+        super().__post_init__()
         self.rope_parameters = standard_rope_parameters(self.rope_parameters, self.max_position_embeddings)
         if self.rope_parameters["rope_type"] == "dynamic" and self.head_dim == 2:
             raise ConfigError("LlamaConfig: rope_type 'dynamic' needs a head_dim above 2")
@@ -306,7 +310,40 @@ class LlamaModel(nn.Module):
         return self.norm.after_residual(x, residual)[1]
 
 
-class LlamaForCausalLM(CausalLM):
+class LlamaPreTrainedModel(Decoder):
+    """What Llama with either head shares."""
+
+    config_class: ClassVar[type[ModelConfig]] = LlamaConfig
+    config: LlamaConfig
+    model: LlamaModel
+
+    def hidden_states(
+        self,
+        ids: _core.Tensor,
+        positions: _core.Tensor | None,
+        lengths: _core.Tensor | Documents | None,
+        past: KVCache | None,
+        checkpoint_with: Generator | None,
+    ) -> Tensor:
+        return self.model(ids, positions, lengths, past, checkpoint_with)
+
+    def check_length(self, length: int) -> None:
+        """As for every decoder, but "dynamic" positions are made for sequences of any length."""
+        if self.config.rope_parameters["rope_type"] != "dynamic":
+            super().check_length(length)
+
+    def rename(self, weights: Any) -> dict[str, np.ndarray]:
+        """Older files carry the frequencies as buffers, and some the tied head twice. A head that this model does not
+        have is left out."""
+        own = self.state_dict()
+        return {
+            name: value
+            for name, value in weights.items()
+            if not name.endswith("rotary_emb.inv_freq") and (name in own or not name.startswith(("lm_head.", "score.")))
+        }
+
+
+class LlamaForCausalLM(LlamaPreTrainedModel, CausalLM):
     """Llama with its language-modelling head.
 
     Args:
@@ -316,9 +353,6 @@ class LlamaForCausalLM(CausalLM):
         device: "cpu".
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
-
-    config_class: ClassVar[type[ModelConfig]] = LlamaConfig
-    config: LlamaConfig
 
     def __init__(
         self,
@@ -340,31 +374,25 @@ class LlamaForCausalLM(CausalLM):
     def head_weight(self) -> Tensor:
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.combined_weight()
 
-    def hidden_states(
-        self,
-        ids: _core.Tensor,
-        positions: _core.Tensor | None,
-        lengths: _core.Tensor | Documents | None,
-        past: KVCache | None,
-        checkpoint_with: Generator | None,
-    ) -> Tensor:
-        return self.model(ids, positions, lengths, past, checkpoint_with)
-
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
         config = self.config
         width = config.num_key_value_heads * config.head_dim
         return KVCache(config.num_hidden_layers, batch_size, capacity, width, self.dtype, self.device)
 
-    def check_length(self, length: int) -> None:
-        """As for every decoder, but "dynamic" positions are made for sequences of any length."""
-        if self.config.rope_parameters["rope_type"] != "dynamic":
-            super().check_length(length)
 
-    def rename(self, weights: Any) -> dict[str, np.ndarray]:
-        """Older files carry the frequencies as buffers, and some the tied head twice."""
-        return {
-            name: value
-            for name, value in weights.items()
-            if not name.endswith("rotary_emb.inv_freq") and (name != "lm_head.weight" or self.lm_head is not None)
-        }
+class LlamaForSequenceClassification(LlamaPreTrainedModel, DecoderForSequenceClassification):
+    """Llama that classifies rows, or gives each a number (`num_labels=1`). Arguments as for `LlamaForCausalLM`."""
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        seed: int = 42,
+        dtype: _core.DType = _core.DType.float32,
+        device: str = "cpu",
+        initialize: bool = True,
+    ):
+        super().__init__(config, seed)
+        init = Initializer(seed if initialize else None, dtype, device)
+        self.model = LlamaModel(config, init, "model", self.generator)
+        self.add_head(init, config.hidden_size)

@@ -59,6 +59,20 @@ def test_a_classifier_from_a_csv_file(folder):
     assert [found["label"] for found in classify(["the film was great", "a dog is very dull"])] == ["good", "bad"]
 
 
+def test_a_classifier_from_a_decoder(folder):
+    """The tokenizer's end of text pads, and the model finds the last token before it, in batches as alone."""
+    command = ["finetune", "gpt2", "--train_file", "reviews.csv", "--output_dir", "decided", "--num_train_epochs", "12"]
+    result = run_json(*command, *QUICK, cwd=folder)
+    assert result["task"] == "sequence-classification" and result["metrics"]["eval_accuracy"] > 0.9
+    classify = llmcore.pipeline("text-classification", str(folder / "decided"))
+    assert type(classify.model) is llmcore.GPT2ForSequenceClassification
+    texts = ["the film was great", "a dog is very dull"]
+    together = classify(texts)
+    assert [found["label"] for found in together] == ["good", "bad"]
+    for text, found in zip(texts, together, strict=True):
+        assert classify(text)[0]["score"] == pytest.approx(found["score"], abs=1e-5)
+
+
 def test_an_adapter_and_its_merging(folder):
     command = ["finetune", "bert", "--train_file", "scores.jsonl", "--lora", "--output_dir", "adapter"]
     result = run_json(*command, *QUICK, "--num_train_epochs", "8", "--lora_r", "4", cwd=folder)
@@ -115,7 +129,10 @@ def test_mistakes_are_sentences(folder):
         (["finetune", "bert", "--train_file", "reviews.csv", "--task", "translation"], "--task is one of causal-lm"),
         (["finetune", "bert", "--train_file", "text.txt", "--task", "token-classification"], "needs labels"),
         (["finetune", "bert", "--train_file", "reviews.csv", "--task", "regression"], "regression needs numbers"),
-        (["finetune", "gpt2", "--train_file", "reviews.csv"], "there is no such model of model_type 'gpt2'"),
+        (
+            ["finetune", "gpt2", "--train_file", "text.txt", "--task", "masked-lm"],
+            "there is no such model of model_type 'gpt2'",
+        ),
         (["finetune", "bert", "--train_file", "nothing.csv"], "nothing.csv is not a file"),
         (["chat", "bert"], "there is no such model of model_type 'bert'"),
     ):

@@ -133,6 +133,8 @@ def test_configurations_that_would_change_the_maths_are_refused(tmp_path):
         ("problem_type", "ranking", "problem_type must be one of"),
         ("tie_word_embeddings", False, "tie_word_embeddings must be True"),
         ("num_attention_heads", 5, "must be a multiple of num_attention_heads=5"),
+        ("layer_norm_eps", float("nan"), "BertConfig: layer_norm_eps must be a number above 0, such as 1e-5, got nan"),
+        ("initializer_range", -0.1, "BertConfig: initializer_range must be 0 or a number above it, got -0.1"),
     ]:
         path.write_text(json.dumps({**good, name: value}))
         with pytest.raises(ConfigError, match=message):

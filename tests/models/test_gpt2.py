@@ -167,6 +167,8 @@ def test_configurations_that_would_change_the_maths_are_refused(tmp_path):
         ("activation_function", "swish2", "activation_function must be one of"),
         ("n_heads", 3, "did you mean 'n_head'"),
         ("model_type", "mamba", "model_type 'mamba' is not known"),
+        ("layer_norm_epsilon", -1e-5, "layer_norm_epsilon must be a number above 0, such as 1e-5, got -1e-05"),
+        ("layer_norm_epsilon", 0.0, "layer_norm_epsilon must be a number above 0"),
     ]:
         path.write_text(json.dumps({**good, name: value}))
         with pytest.raises(ConfigError, match=message):

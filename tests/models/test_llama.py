@@ -130,6 +130,7 @@ def test_configurations_that_would_change_the_maths_are_refused(tmp_path):
         ("hidden_size", 25, "must be a multiple of num_attention_heads=3"),
         ("head_dim", 7, "head_dim must be even"),
         ("num_hidden_layer", 3, "did you mean 'num_hidden_layers'"),
+        ("rms_norm_eps", float("inf"), "rms_norm_eps must be a number above 0, such as 1e-5, got inf"),
     ]:
         path.write_text(json.dumps({**good, name: value}))
         with pytest.raises(ConfigError, match=message):
