@@ -93,6 +93,8 @@ void bind_ops(py::module_& m) {
           arg("transpose_b") = false, arg("accumulate") = true, release);
     m.def("linear_forward", &linear_forward, arg("x"), arg("weight"), arg("bias"), arg("activation"), arg("residual"),
           arg("transpose_weight"), arg("keep_pre_activation"), release);
+    m.def("linear_activation_backward", &linear_activation_backward, arg("dy"), arg("weight"), arg("pre"),
+          arg("activation"), arg("transpose_weight"), arg("dbias"), release);
     m.def("bias_activation_backward", &bias_activation_backward, arg("dy"), arg("pre"), arg("activation"), arg("dbias"),
           release);
 

@@ -54,6 +54,7 @@ struct Product {
     const MatmulProblem& p;
     const MatmulEpilogue<Out>& epilogue;
     int64_t base;
+    float* partial;  // sums of y over the rows of each strip (strips, N), for epilogue.dbias
 };
 
 // One row of y from its sums: y = residual + activation(sums + bias), or y += that.
@@ -71,13 +72,36 @@ LLMCORE_INLINE void finish_row(Out* y, const float* sums, const Out* bias, Out* 
     });
 }
 
-// `rows` x `columns` of y, starting at (row, column), from their sums.
-template <class Out, class A, class B>
+// A strip's rows of y from their sums, on the way back: y = sums * activation'(slope_at), and the sums over these rows
+// of y if `partial` is not null.
+template <Activation kind, class Out>
+LLMCORE_INLINE void finish_strip_backward(Out* y, int64_t y_stride, const float* sums, int64_t stride,
+                                          const Out* slope_at, float* partial, int64_t rows, int64_t columns) {
+    for_each_vector(columns, [&](auto at) {
+        Vec total{};
+        for (int64_t r = 0; r < rows; ++r) {
+            Vec value = at.load(sums + r * stride);
+            if constexpr (kind != Activation::kNone) value *= activation_slope<kind>(at.load(slope_at + r * y_stride));
+            at.store(y + r * y_stride, value);
+            total += value;
+        }
+        if (partial != nullptr) at.store(partial, total);
+    });
+}
+
+// `rows` x `columns` of y, starting at (row, column), from their sums. They are all of these columns that a strip has.
+template <class Kernel, class Out, class A, class B>
 void finish(const Product<Out, A, B>& product, const float* sums, int64_t stride, int64_t row, int64_t column,
             int64_t rows, int64_t columns) {
     const MatmulEpilogue<Out>& e = product.epilogue;
     int64_t first = product.base + row * product.p.N + column, y_stride = product.p.N;
     bool accumulate = product.p.accumulate;
+    if (e.is_backward())
+        return with_activation(e.activation, [&]<Activation kind>() {
+            finish_strip_backward<kind>(
+                product.y + first, y_stride, sums, stride, e.slope_at ? e.slope_at + first : nullptr,
+                e.dbias ? product.partial + row / Kernel::kStrip * y_stride + column : nullptr, rows, columns);
+        });
     if (e.bias == nullptr && e.pre_activation == nullptr && e.residual == nullptr &&
         e.activation == Activation::kNone) {
         Out* y = product.y + first;
@@ -187,8 +211,8 @@ void compute_tile(const Product<Out, A, B>& product, const Blocks& blocks, const
                         product.b.prefetch(after.column, after.columns, after.k, after.steps, part++, parts);
                     Kernel::multiply(strip_rows, sums, kPanel, a, b_block + panel * panel_units, K, first > 0);
                     if (first + K == total)
-                        finish(product, sums, kPanel, row + i, column + panel * kPanel, strip_rows,
-                               smaller(kPanel, columns - panel * kPanel));
+                        finish<Kernel>(product, sums, kPanel, row + i, column + panel * kPanel, strip_rows,
+                                       smaller(kPanel, columns - panel * kPanel));
                 }
             }
         }
@@ -208,6 +232,7 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
     typedef KernelOf<A, B> Kernel;
     Blocks blocks = cut_into_blocks<Kernel>(p);
     bool shared = blocks.packing == Packing::kShared;
+    float* partial = partial_sums_of<Kernel>(workspace, blocks, p.K);
     for (int64_t top = 0; top < p.M; top += blocks.rows) {
         int64_t height = smaller(blocks.rows, p.M - top);
         if (shared) {
@@ -227,7 +252,7 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
             int64_t matrix = task / (row_tiles * column_tiles);
             PanelSource<A> a_source{a + matrix * p.a_step, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
             PanelSource<B> b_source{b + matrix * p.b_step, p.transpose_b ? p.K : p.N, p.N, !p.transpose_b};
-            Product<Out, A, B> product{y, a_source, b_source, p, epilogue, matrix * p.M * p.N};
+            Product<Out, A, B> product{y, a_source, b_source, p, epilogue, matrix * p.M * p.N, partial};
             const float* strips = shared ? workspace + row / Kernel::kStrip * strip_units<Kernel>(p.K) : nullptr;
             compute_tile<Kernel>(product, blocks, scratch_of<Kernel>(workspace, worker, blocks, p.K), strips, top + row,
                                  column, smaller(blocks.tile_rows, height - row),
@@ -235,14 +260,15 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
                                  row_tiles == 1 ? column + blocks.tile_columns : p.N);
         });
     }
+    if (epilogue.dbias != nullptr) add_row_blocks(epilogue.dbias, partial, divide_up(p.M, Kernel::kStrip), p.N, p.N);
 }
 
 template <class Backend>
-size_t matmul_workspace(Backend, const MatmulProblem& p) {
+size_t matmul_workspace(Backend, const MatmulProblem& p, bool with_dbias) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return 0;
     // Of the kernels of this level, the one that needs most.
-    return static_cast<size_t>(
-        larger(workspace_floats<KernelOf<bf16, bf16>>(p), workspace_floats<KernelOf<float, bf16>>(p)));
+    return static_cast<size_t>(larger(workspace_floats<KernelOf<bf16, bf16>>(p, with_dbias),
+                                      workspace_floats<KernelOf<float, bf16>>(p, with_dbias)));
 }
 
 template <class Backend, class T>

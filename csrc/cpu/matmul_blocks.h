@@ -100,7 +100,8 @@ Blocks cut_into_blocks(const MatmulProblem& p) {
 }
 
 // ----------------------------------------------------------------------------------------------------------------
-// the workspace: the shared strips of a, then every worker's own memory
+// the workspace: the shared strips of a, then every worker's own memory, then what dbias needs: for every strip the
+// sums over its rows
 
 struct Scratch {
     float *a, *b, *sums;  // one strip of a, a pass of b's tile, and the sums: panels of a strip side by side
@@ -128,9 +129,15 @@ Scratch scratch_of(float* workspace, int worker, const Blocks& blocks, int64_t K
 }
 
 template <class Kernel>
-int64_t workspace_floats(const MatmulProblem& p) {
+float* partial_sums_of(float* workspace, const Blocks& blocks, int64_t K) {
+    return scratch_of<Kernel>(workspace, num_threads(), blocks, K).a;  // behind the last worker's
+}
+
+template <class Kernel>
+int64_t workspace_floats(const MatmulProblem& p, bool with_dbias) {
     Blocks blocks = cut_into_blocks<Kernel>(p);
-    return round_up(shared_floats<Kernel>(blocks, p.K), 16) + num_threads() * scratch_floats<Kernel>(blocks, p.K);
+    return round_up(shared_floats<Kernel>(blocks, p.K), 16) + num_threads() * scratch_floats<Kernel>(blocks, p.K) +
+           (with_dbias ? divide_up(p.M, Kernel::kStrip) * p.N : 0);
 }
 
 }  // namespace

@@ -56,16 +56,9 @@ TileSize tile_size(const Cuda& cuda, const MatmulProblem& p) {
     return blocks >= cuda.multiprocessors ? TileSize::kLarge : TileSize::kSmall;
 }
 
-}  // namespace
-
-// ---------------------------------------------------------------------------------------------------------------------
-// launchers
-
-template <class Backend, class Out, class A, class B>
-void matmul(Backend cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
-            const MatmulEpilogue<Out>& epilogue, float*) {
-    if (problem.batch == 0 || problem.M == 0 || problem.N == 0) return;
-    check_sizes(problem);
+template <class Out, class A, class B>
+void multiply(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+              const MatmulEpilogue<Out>& epilogue) {
     if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>) {
         if (cuda.matmul_sm90 && matmul_sm90_supports(a, b, problem))
             return matmul_sm90(cuda, y, a, b, problem, epilogue);
@@ -75,9 +68,26 @@ void matmul(Backend cuda, Out* y, const A* a, const B* b, const MatmulProblem& p
     }
 }
 
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------------
+// launchers
+
+template <class Backend, class Out, class A, class B>
+void matmul(Backend cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+            const MatmulEpilogue<Out>& epilogue, float* workspace) {
+    if (problem.batch == 0 || problem.M == 0 || problem.N == 0) return;
+    check_sizes(problem);
+    if (!epilogue.is_backward()) return multiply(cuda, y, a, b, problem, epilogue);
+    // No kernel has this in its epilogue yet: the product, rounded once more than need be, then its way back in place.
+    multiply(cuda, y, a, b, problem, MatmulEpilogue<Out>{});
+    bias_activation_backward(cuda, y, epilogue.dbias, y, epilogue.slope_at, workspace, problem.M, problem.N,
+                             epilogue.activation);
+}
+
 template <class Backend>
-size_t matmul_workspace(Backend, const MatmulProblem&) {
-    return 0;
+size_t matmul_workspace(Backend, const MatmulProblem& problem, bool with_dbias) {
+    return with_dbias ? column_sums_workspace(problem.M, problem.N) : 0;
 }
 
 template <class Backend, class T>

@@ -1,7 +1,9 @@
 // Matrix products, and what is fused onto them.
 //
 //   product[m, n] = sum over k of op(a)[m, k] * op(b)[k, n]
-//   y             = residual + activation(product + bias)
+//   y             = residual + activation(product + bias)      forward
+//   y             = product * activation'(slope_at)            the gradient on its way back through an activation
+//   dbias[n]     += sum over m of y[m, n]
 //
 // Products and sums are float whatever the storage; a result is rounded once. The CPU levels with bf16 multipliers take
 // subnormal numbers for zero, and split a float operand beside a bf16 one into two bf16 (relative error 2^-17). Every
@@ -26,13 +28,23 @@ struct MatmulProblem {
     bool accumulate = false;  // y += instead of y =
 };
 
-// bias (N); pre_activation, residual (batch, M, N): each may be null. pre_activation receives product + bias.
+// What follows a product, in one of two directions. Each pointer may be null.
+//
+// Forward: bias (N); pre_activation, residual (batch, M, N). pre_activation receives product + bias.
+//
+// Backward, where slope_at or dbias is given (then bias, pre_activation and residual are null, batch is 1 and y is not
+// accumulated): slope_at (M, N) is what `activation` was taken of, and is not read for Activation::kNone. dbias (N)
+// is added to: the float values of y, before they are rounded, in an order that depends on M alone.
 template <class T>
 struct MatmulEpilogue {
     const T* bias = nullptr;
     Activation activation = Activation::kNone;
     T* pre_activation = nullptr;
     const T* residual = nullptr;
+    const T* slope_at = nullptr;
+    float* dbias = nullptr;
+
+    bool is_backward() const { return slope_at != nullptr || dbias != nullptr; }
 };
 
 // y (batch, M, N).
@@ -40,9 +52,9 @@ template <class Backend, class Out, class A, class B>
 void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& problem, const MatmulEpilogue<Out>& epilogue,
             float* workspace);
 
-// Floats of workspace: packed blocks of a and b and a tile of sums for every thread.
+// Floats of workspace: packed blocks of a and b and a tile of sums for every thread; with dbias, partial sums for it.
 template <class Backend>
-size_t matmul_workspace(Backend, const MatmulProblem& problem);
+size_t matmul_workspace(Backend, const MatmulProblem& problem, bool with_dbias = false);
 
 // Back through activation(product + bias): dpre (M, N) = dy * activation'(pre), dbias (N) float += column sums of that.
 // For Activation::kNone pre is not read and dpre, being dy, is not written. dpre and dbias may be null.

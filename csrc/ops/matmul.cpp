@@ -38,7 +38,7 @@ template <class Out, class A, class B, class Backend>
 void run(Backend backend, const Tensor& y, const Tensor& a, const Tensor& b, const MatmulProblem& problem,
          const MatmulEpilogue<Out>& epilogue = {}) {
     dispatch_product<A, B>(backend, [&](auto level) {
-        Tensor workspace = float_workspace(matmul_workspace(level, problem), y.device());
+        Tensor workspace = float_workspace(matmul_workspace(level, problem, epilogue.dbias != nullptr), y.device());
         matmul(level, y.data<Out>(), a.data<A>(), b.data<B>(), problem, epilogue, workspace.data<float>());
     });
 }
@@ -100,11 +100,44 @@ std::tuple<Tensor, std::optional<Tensor>> linear_forward(const Tensor& x, const 
     if (keep_pre_activation) pre = Tensor::empty(shape, x.dtype(), x.device());
     dispatch(x, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        MatmulEpilogue<T> epilogue{bias.value_or(Tensor()).data<T>(), kind, pre.value_or(Tensor()).data<T>(),
-                                   residual.value_or(Tensor()).data<T>()};
+        MatmulEpilogue<T> epilogue;
+        epilogue.bias = bias.value_or(Tensor()).data<T>();
+        epilogue.activation = kind;
+        epilogue.pre_activation = pre.value_or(Tensor()).data<T>();
+        epilogue.residual = residual.value_or(Tensor()).data<T>();
         run<T, T, T>(backend, y, x, weight, problem, epilogue);
     });
     return {y, pre};
+}
+
+Tensor linear_activation_backward(const Tensor& dy, const Tensor& weight, const Tensor& pre,
+                                  const std::string& activation, bool transpose_weight, std::optional<Tensor> dbias) {
+    const char* op = "linear_activation_backward";
+    check_float(op, "dy", dy);
+    check_dtype(op, "weight", weight, dy.dtype());
+    LLMCORE_CHECK(dy.dim() >= 1, op, ": dy must have at least one dimension");
+    LLMCORE_CHECK(weight.dim() == 2, op, ": weight must have two dimensions, got shape ", to_string(weight.shape()));
+    int64_t N = dy.size(-1), K = weight.size(transpose_weight ? 1 : 0);
+    check_shape(op, "weight", weight, transpose_weight ? Shape{N, K} : Shape{K, N});
+    Shape shape = dy.shape();
+    shape.back() = K;
+    check_dtype(op, "pre", pre, dy.dtype());
+    check_shape(op, "pre", pre, shape);
+    if (dbias) check_dtype(op, "dbias", *dbias, DType::kFloat32);
+    if (dbias) check_shape(op, "dbias", *dbias, {K});
+
+    MatmulProblem problem{1, numel_of(Shape(shape.begin(), shape.end() - 1)), K, N, false, !transpose_weight};
+    Activation kind = parse_activation(op, activation);
+    Tensor dpre = Tensor::empty(shape, dy.dtype(), dy.device());
+    dispatch(dy, [&](auto backend, auto tag) {
+        using T = typename decltype(tag)::type;
+        MatmulEpilogue<T> epilogue;
+        epilogue.activation = kind;
+        epilogue.slope_at = pre.data<T>();
+        epilogue.dbias = dbias.value_or(Tensor()).data<float>();
+        run<T, T, T>(backend, dpre, dy, weight, problem, epilogue);
+    });
+    return dpre;
 }
 
 Tensor bias_activation_backward(const Tensor& dy, std::optional<Tensor> pre, const std::string& activation,

@@ -26,6 +26,12 @@ std::tuple<Tensor, std::optional<Tensor>> linear_forward(const Tensor& x, const 
                                                          std::optional<Tensor> residual, bool transpose_weight,
                                                          bool keep_pre_activation);
 
+// dx of a linear layer, taken back through the activation that made x: dy (..., N), weight (N, K) with
+// transpose_weight, else (K, N), pre (..., K) -> dpre (..., K) = (dy weight^T) * activation'(pre), of one float type.
+// dbias (K) float32 is added to, if given: the sums of dpre over its rows.
+Tensor linear_activation_backward(const Tensor& dy, const Tensor& weight, const Tensor& pre,
+                                  const std::string& activation, bool transpose_weight, std::optional<Tensor> dbias);
+
 // dy, pre (..., N) -> dpre (..., N), the gradient before the activation; dbias (N) float32 is added to, if given. With
 // activation "" dpre is dy itself and pre is not needed.
 Tensor bias_activation_backward(const Tensor& dy, std::optional<Tensor> pre, const std::string& activation,

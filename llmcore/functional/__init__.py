@@ -17,7 +17,7 @@ from llmcore.functional.elementwise import add, cast, mul, scale, sub
 from llmcore.functional.embedding import embedding, token_position_embedding
 from llmcore.functional.layernorm import layernorm, residual_layernorm
 from llmcore.functional.loss import mse_loss
-from llmcore.functional.matmul import linear, matmul
+from llmcore.functional.matmul import feed_forward, linear, matmul
 from llmcore.functional.reduce import mean, sum
 from llmcore.functional.rmsnorm import residual_rmsnorm, rmsnorm
 from llmcore.functional.rope import rope
@@ -33,6 +33,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "embedding",
+    "feed_forward",
     "gelu",
     "layernorm",
     "linear",

@@ -90,14 +90,25 @@ class _Linear(Function):
     def backward(ctx: Context, dy: _core.Tensor) -> Any:
         x, weight, pre, activation, transpose_weight = ctx.saved
         dpre = _core.bias_activation_backward(dy, pre, activation, ctx.grad_buffer(2))
-        dweight, add = ctx.grad_to_write(1)
-        if dweight is not None:
-            pair = (dpre, x) if transpose_weight else (x, dpre)
-            _core.matmul_add(dweight, _rows(pair[0]), _rows(pair[1]), True, False, add)
-        dx = None
-        if ctx.needs_grad(0):
-            dx = _core.matmul(_rows(dpre), weight, False, not transpose_weight).view(x.shape)
-        return dx, None, None, dy, None, None
+        _weight_gradient(ctx, 1, dpre, x, transpose_weight)
+        return _input_gradient(ctx, 0, dpre, x, weight, transpose_weight), None, None, dy, None, None
+
+
+def _weight_gradient(ctx: Context, index: int, dy: _core.Tensor, x: _core.Tensor, transpose_weight: bool) -> None:
+    """Of input `index`, the weight with which a linear layer made (..., N) of x (..., K)."""
+    dweight, add = ctx.grad_to_write(index)
+    if dweight is not None:
+        pair = (dy, x) if transpose_weight else (x, dy)
+        _core.matmul_add(dweight, _rows(pair[0]), _rows(pair[1]), True, False, add)
+
+
+def _input_gradient(
+    ctx: Context, index: int, dy: _core.Tensor, x: _core.Tensor, weight: _core.Tensor, transpose_weight: bool
+) -> _core.Tensor | None:
+    """Of input `index`, of which a linear layer made (..., N): shaped as x."""
+    if not ctx.needs_grad(index):
+        return None
+    return _core.matmul(_rows(dy), weight, False, not transpose_weight).view(x.shape)
 
 
 def linear(
@@ -114,3 +125,54 @@ def linear(
     result (..., N). activation: "gelu_new" (tanh), "gelu" (erf), "relu", "silu" or "tanh".
     """
     return _Linear.apply(x, weight, bias, residual, activation or "", transpose_weight)
+
+
+class _FeedForward(Function):
+    @staticmethod
+    def forward(
+        ctx: Context,
+        x: _core.Tensor,
+        weight1: _core.Tensor,
+        bias1: _core.Tensor | None,
+        weight2: _core.Tensor,
+        bias2: _core.Tensor | None,
+        activation: str,
+        transpose_weight: bool,
+    ) -> _core.Tensor:
+        recording = any(ctx.needs_grad(index) for index in range(5))
+        hidden, pre = _core.linear_forward(x, weight1, bias1, activation, None, transpose_weight, recording)
+        y, _ = _core.linear_forward(hidden, weight2, bias2, "", None, transpose_weight, False)
+        ctx.save(x, weight1, weight2, pre, hidden, activation, transpose_weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> Any:
+        x, weight1, weight2, pre, hidden, activation, transpose_weight = ctx.saved
+        _core.bias_activation_backward(dy, None, "", ctx.grad_buffer(4))
+        _weight_gradient(ctx, 3, dy, hidden, transpose_weight)
+        dx = None
+        if any(ctx.needs_grad(index) for index in range(3)):
+            dpre = _core.linear_activation_backward(
+                dy, weight2, pre, activation, transpose_weight, ctx.grad_buffer(2)
+            )  # (..., hidden)
+            _weight_gradient(ctx, 1, dpre, x, transpose_weight)
+            dx = _input_gradient(ctx, 0, dpre, x, weight1, transpose_weight)
+        return dx, None, None, None, None, None, None
+
+
+def feed_forward(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    activation: str,
+    transpose_weight: bool = True,
+) -> Tensor:
+    """activation(x weight1 + bias1) weight2 + bias2: two linear layers whose backward pass does without a pass of its
+    own for the activation between them.
+
+    x (..., C); weights (H, C) and (C2, H) with transpose_weight, else (C, H) and (H, C2); biases (H) and (C2) or None
+    -> (..., C2). activation as in `linear`.
+    """
+    return _FeedForward.apply(x, weight1, bias1, weight2, bias2, activation, transpose_weight)

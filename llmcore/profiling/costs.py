@@ -89,6 +89,13 @@ def _linear(arguments: list[Any], result: Any, nbytes: float) -> tuple[float, fl
     return 2.0 * rows * N * K, nbytes, f"{shape} {activation}".rstrip()
 
 
+def _linear_activation_backward(arguments: list[Any], result: Any, nbytes: float) -> tuple[float, float, str]:
+    dy, _, _, activation, transposed, _ = arguments
+    N, K = dy.shape[-1], result.shape[-1]
+    rows = math.prod(dy.shape[:-1])
+    return 2.0 * rows * N * K, nbytes, f"a {'b' if transposed else 'b^T'} {rows} x {K} x {N} {activation}'".rstrip()
+
+
 def _attention(factor: float, output: int, keys: int) -> Rule:
     """`factor` products of queries and keys; `output` is the argument with the shape of the result (-1: the result),
     `keys` the argument whose second dimension counts the keys. Half of them are seen with a causal mask. Padding is
@@ -149,6 +156,7 @@ _RULES: dict[str, Rule] = {
     "matmul": _matmul,
     "matmul_add": _matmul_add,
     "linear_forward": _linear,
+    "linear_activation_backward": _linear_activation_backward,
     # forward: q k^T and p v; backward: q k^T again, dp, dv, dq, dk
     "attention_forward": _attention(2, -1, 1),
     "attention_qkv_forward": _attention(2, -1, 0),

@@ -143,6 +143,81 @@ def test_linear(with_bias, transpose_weight, activation, dtype, device):
         check_gradient(tensors[i].grad, loss, values[i], dtype, scale=np.sqrt(K))
 
 
+def activation_slope(x: np.ndarray, name: str, step: float = 1e-6) -> np.ndarray:
+    return (activate(x + step, name) - activate(x - step, name)) / (2 * step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("transpose_weight", [True, False])
+@pytest.mark.parametrize("M, N, K", [(1, 5, 3), (37, 19, 67), (133, 40, 385)])
+def test_gradient_through_an_activation_and_its_bias(M, N, K, transpose_weight, activation, dtype, device):
+    dy, pre = random_array((M, N), 1, dtype=dtype), random_array((M, K), 2, 2.0, dtype=dtype)
+    weight = random_array((N, K) if transpose_weight else (K, N), 3, dtype=dtype)
+    before = random_array((K,), 4)
+    dbias = _core.from_numpy(before, None, device)
+    tensors = [_core.from_numpy(values, dtype, device) for values in (dy, weight, pre)]
+    poison_allocator(device)
+    dpre = _core.linear_activation_backward(*tensors, activation or "", transpose_weight, dbias)
+    expected = dy @ transposed(weight, not transpose_weight)
+    if activation is not None:
+        expected *= activation_slope(pre, activation)
+    assert_close(dpre, expected, dtype, scale=np.sqrt(N))
+    # The sums are taken of float values: only a device that rounds dpre before it sums has bfloat16's tolerance.
+    sums = dtype if device != "cpu" else FLOAT32
+    assert_close(dbias, before + expected.sum(0), sums, scale=np.sqrt(N * M))
+    without = _core.linear_activation_backward(*tensors, activation or "", transpose_weight, None)
+    np.testing.assert_array_equal(without.numpy(), dpre.numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("with_biases", [True, False])
+@pytest.mark.parametrize("activation, transpose_weight", [("gelu_new", False), ("gelu", True), ("silu", True)])
+def test_feed_forward(activation, transpose_weight, with_biases, dtype, device):
+    B, T, C, H, C2 = 2, 9, 19, 37, 21
+    x = random_array((B, T, C), 1, dtype=dtype)
+    weight1 = random_array((H, C) if transpose_weight else (C, H), 2, 0.3, dtype=dtype)
+    weight2 = random_array((C2, H) if transpose_weight else (H, C2), 3, 0.3, dtype=dtype)
+    bias1, bias2 = random_array((H,), 4, dtype=dtype), random_array((C2,), 5, dtype=dtype)
+    values = [x, weight1, bias1 if with_biases else 0 * bias1, weight2, bias2 if with_biases else 0 * bias2]
+    dy = random_array((B, T, C2), 6, dtype=dtype)
+
+    def reference(x, weight1, bias1, weight2, bias2) -> np.ndarray:
+        hidden = activate(x @ transposed(weight1, transpose_weight) + bias1, activation)
+        return hidden @ transposed(weight2, transpose_weight) + bias2
+
+    tensors = [leaf(value, dtype, device) for value in values]
+    given = [tensor if with_biases or i not in (2, 4) else None for i, tensor in enumerate(tensors)]
+    poison_allocator(device)
+    y = F.feed_forward(*given, activation, transpose_weight)
+    assert_close(y, reference(*values), dtype, scale=np.sqrt(H))
+    y.backward(_core.from_numpy(dy, dtype, device))
+    for i, tensor in enumerate(given):
+        if tensor is None:
+            continue
+
+        def loss(value: np.ndarray, i: int = i) -> float:
+            return (reference(*values[:i], value, *values[i + 1 :]) * dy).sum()
+
+        check_gradient(tensor.grad, loss, values[i], dtype, scale=np.sqrt(H))
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("needed", range(5))
+def test_feed_forward_gives_only_what_is_needed(needed, device):
+    shapes = [(3, 4), (5, 4), (5,), (2, 5), (2,)]
+    values = [random_array(shape, seed) for seed, shape in enumerate(shapes)]
+    everything = [leaf(value, device=device) for value in values]
+    F.feed_forward(*everything, "gelu").backward(_core.from_numpy(np.ones((3, 2)), None, device))
+    one = [Tensor(_core.from_numpy(value, None, device), requires_grad=i == needed) for i, value in enumerate(values)]
+    F.feed_forward(*one, "gelu").backward(_core.from_numpy(np.ones((3, 2)), None, device))
+    for i in range(5):
+        if i == needed:
+            np.testing.assert_array_equal(one[i].grad.numpy(), everything[i].grad.numpy())
+        else:
+            assert one[i].grad is None
+
+
 @pytest.mark.small
 def test_linear_adds_into_gradients_that_are_there(device):
     x, weight, bias = (leaf(value, device=device) for value in (np.ones((2, 3)), np.ones((4, 3)), np.zeros(4)))
@@ -222,6 +297,10 @@ def test_empty(M, N, K, device):
     np.testing.assert_array_equal(weight.grad.numpy(), np.full((N, K), M))
     np.testing.assert_array_equal(bias.grad.numpy(), np.full(N, M))
     np.testing.assert_array_equal(x.grad.numpy(), np.full((M, K), N))
+    dy, pre = (_core.from_numpy(np.ones(shape), None, device) for shape in ((M, N), (M, K)))
+    dbias = _core.from_numpy(np.ones(K), None, device)
+    assert _core.linear_activation_backward(dy, weight.data, pre, "relu", True, dbias).shape == (M, K)
+    np.testing.assert_array_equal(dbias.numpy(), np.full(K, 1 + M * N))
     batch = F.matmul(leaf(np.ones((0, M, K)), device=device), leaf(np.ones((0, K, N)), device=device))
     assert batch.shape == (0, M, N)
 
@@ -238,6 +317,23 @@ def test_same_bits_for_any_number_of_threads(M, N, K, dtype):
         y = F.linear(*tensors, activation="gelu_new")
         y.backward(_core.from_numpy(dy, dtype))
         results.append([y.numpy().copy(), *(t.grad.numpy().copy() for t in tensors)])
+    _core.set_num_threads(0)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("M, N, K", [(203, 401, 96), (1030, 40, 70)])  # cut between columns, between rows
+def test_same_bits_of_bias_gradients_for_any_number_of_threads(M, N, K, dtype):
+    dy, pre = random_array((M, K), 1, dtype=dtype), random_array((M, N), 2, dtype=dtype)
+    tensors = [_core.from_numpy(values, dtype) for values in (dy, random_array((K, N), 3, dtype=dtype), pre)]
+    results = []
+    for threads in (1, 2, 3, 4):
+        _core.set_num_threads(threads)
+        dbias = _core.zeros((N,), FLOAT32, "cpu")
+        dpre = _core.linear_activation_backward(*tensors, "gelu_new", True, dbias)
+        results.append((dpre.numpy().copy(), dbias.numpy().copy()))
     _core.set_num_threads(0)
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -290,5 +386,10 @@ def test_wrong_arguments_are_refused():
         F.linear(array(2, 3), array(4, 3), array(3))
     with pytest.raises(ValueError, match=r"linear: residual must have shape \(2, 4\), got \(2, 3\)"):
         F.linear(array(2, 3), array(4, 3), residual=array(2, 3))
+    with pytest.raises(ValueError, match=r"linear_activation_backward: pre must have shape \(2, 3\), got \(2, 4\)"):
+        _core.linear_activation_backward(*(array(*s).data for s in ((2, 4), (4, 3), (2, 4))), "gelu", True, None)
+    with pytest.raises(ValueError, match=r"linear_activation_backward: dbias must have shape \(3\), got \(4\)"):
+        dbias = array(4).data
+        _core.linear_activation_backward(*(array(*s).data for s in ((2, 4), (4, 3), (2, 3))), "gelu", True, dbias)
     with pytest.raises(ValueError, match='linear: activation must be None, "gelu_new".* got "gelux"'):
         F.linear(array(2, 3), array(4, 3), activation="gelux")
