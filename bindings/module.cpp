@@ -32,6 +32,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def(
         "synchronize", [](const std::string& device) { synchronize(parse_device(device)); }, py::arg("device"),
         py::call_guard<py::gil_scoped_release>());
+    m.def(
+        "set_random_shift",
+        [](uint64_t shift, const std::string& device) { set_random_shift(shift, parse_device(device)); },
+        py::arg("shift"), py::arg("device"), py::call_guard<py::gil_scoped_release>());
     m.def("check_device", [](const std::string& device) { return name_of(parse_device(device)); });
     m.def("set_num_threads", &set_num_threads);
     m.def("num_threads", &num_threads);

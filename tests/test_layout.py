@@ -92,12 +92,13 @@ CUDA_FAMILIES = {
     "shape",
     "softmax",
 }
+RUNTIME_KERNELS = {"random_shift"}  # of csrc/cuda/runtime.cpp, no op's
 
 
 def test_the_families_with_cuda_kernels_are_listed():
     # matmul_sm90.cu is a variant of matmul's
     stems = {re.sub(r"_(simt|sm\d+)$", "", p.stem) for p in (CSRC / "cuda").glob("*.cu")}
-    assert stems == CUDA_FAMILIES
+    assert stems - RUNTIME_KERNELS == CUDA_FAMILIES
     assert all((CSRC / "cuda" / f"{family}.cu").is_file() for family in CUDA_FAMILIES)
     assert set(families()) >= CUDA_FAMILIES
 

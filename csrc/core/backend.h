@@ -4,6 +4,8 @@
 // matmul.cpp and attention_bf16.cpp are compiled for them; core/dispatch.h runs all else at AVX-512.
 #pragma once
 
+#include <cstdint>
+
 struct CUstream_st;  // a cudaStream_t points to it
 
 namespace llmcore {
@@ -21,6 +23,9 @@ struct Cuda {
     int multiprocessors;       // for grids that fill the device once
     int shared_bytes;          // the most dynamic shared memory that one block may have
     bool matmul_sm90 = false;  // LLMCORE_MATMUL=sm90: bf16 products by csrc/cuda/matmul_sm90.cu
+    // In device memory; every kernel that draws from Philox adds it to its offset. 0, except while a captured graph is
+    // replayed: its arguments are those of the step that was captured, and this leads from there to the present one.
+    const uint64_t* random_shift = nullptr;
 };
 
 }  // namespace llmcore

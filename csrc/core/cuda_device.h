@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "core/backend.h"
@@ -41,6 +42,10 @@ void zero(void* memory, size_t bytes, int device);
 void copy_to_device(void* to, const void* from, size_t bytes, int device);
 void copy_to_host(void* to, const void* from, size_t bytes, int device);
 void copy_between(void* to, int to_device, const void* from, int from_device, size_t bytes);
+
+// Sets what kernels add to their Philox offsets (Cuda::random_shift), in the order of the device's stream, without
+// waiting. 0 at the start.
+void set_random_shift(uint64_t shift, int device);
 
 // Returns when all work of the device's stream is done. Throws what a kernel left behind.
 void synchronize(int device);

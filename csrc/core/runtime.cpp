@@ -140,6 +140,12 @@ void refuse_cuda(const char* family, Device device) {
                                        name_of(device), "; ", where_cuda_is()));
 }
 
+void set_random_shift(uint64_t shift, Device device) {
+    LLMCORE_CHECK(device.type == DeviceType::kCuda,
+                  "set_random_shift: only graphs of a CUDA device are replayed, and this is ", name_of(device));
+    if constexpr (kWithCuda) cuda::set_random_shift(shift, device.index);
+}
+
 void synchronize(Device device) {
     if constexpr (kWithCuda)
         if (device.type == DeviceType::kCuda) cuda::synchronize(device.index);

@@ -1,6 +1,7 @@
 // What this machine is: devices and the CPU's instruction-set level.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "core/backend.h"
@@ -31,6 +32,10 @@ const char* cuda_build();
 // The families that have CUDA kernels in this build: "layernorm, matmul"; empty where it is "off".
 const char* cuda_families();
 [[noreturn]] void refuse_cuda(const char* family, Device device);  // a family that is not among them
+
+// What the device's kernels add to the offsets of their random numbers, from the work that follows on: see
+// core/backend.h. Throws std::invalid_argument for the CPU, where nothing is replayed.
+void set_random_shift(uint64_t shift, Device device);
 
 // Waits for all work of the device. Throws what a kernel left behind.
 void synchronize(Device device);

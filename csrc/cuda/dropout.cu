@@ -8,7 +8,8 @@ namespace {
 
 struct Mask {
     uint64_t seed, offset;
-    uint32_t threshold;  // an element is kept if its word is at least this
+    const uint64_t* shift;  // of the offset: core/backend.h
+    uint32_t threshold;     // an element is kept if its word is at least this
     float keep_scale;
 
     // Multiplies elements `first` to `first` + 7 by the mask and the scale. `first` is a multiple of four.
@@ -25,6 +26,7 @@ struct Mask {
 template <class T>
 __global__ void __launch_bounds__(kMapThreads)
     dropout_kernel(T* y, const T* x, const T* residual, Mask mask, bool vectors, int64_t n) {
+    mask.offset += *mask.shift;
     for_chunks(n, [&](int64_t first, int count) {
         float values[kChunk], added[kChunk];
         load_chunk(values, x + first, count, vectors);
@@ -43,7 +45,7 @@ __global__ void __launch_bounds__(kMapThreads)
 template <class Backend, class T>
 void dropout(Backend backend, T* y, const T* x, const T* residual, int64_t n, float p, uint64_t seed, uint64_t offset) {
     if (n == 0) return;
-    const Mask mask{seed, offset, dropout_threshold(p), 1.0f / (1.0f - p)};
+    const Mask mask{seed, offset, backend.random_shift, dropout_threshold(p), 1.0f / (1.0f - p)};
     const bool vectors = on_vectors(y) && on_vectors(x) && on_vectors(residual);
     launch(chunk_shape(backend, n), dropout_kernel<T>, y, x, residual, mask, vectors, n);
 }

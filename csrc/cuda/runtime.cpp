@@ -9,6 +9,7 @@
 #include "core/cuda_device.h"
 #include "cuda/api.h"
 #include "cuda/capture.h"
+#include "cuda/random_shift.h"
 
 namespace llmcore::cuda {
 namespace {
@@ -65,7 +66,13 @@ bool wants_matmul_sm90(const cudaDeviceProp& properties, int arch) {
     return true;
 }
 
-Cuda open_device(int device) {
+// What lives as long as the process: tensors may be freed while the interpreter shuts down.
+struct OpenDevice {
+    Cuda backend;
+    uint64_t* random_shift;  // the backend's, to write
+};
+
+OpenDevice open_device(int device) {
     cudaDeviceProp properties = properties_of(device);
     Cuda backend{};
     backend.arch = arch_of(properties);
@@ -73,7 +80,23 @@ Cuda open_device(int device) {
     backend.shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
     backend.matmul_sm90 = wants_matmul_sm90(properties, backend.arch);
     LLMCORE_CUDA_CHECK(cudaStreamCreateWithFlags(&backend.stream, cudaStreamNonBlocking));
-    return backend;
+    void* random_shift = nullptr;
+    LLMCORE_CUDA_CHECK(cudaMalloc(&random_shift, sizeof(uint64_t)));
+    LLMCORE_CUDA_CHECK(cudaMemsetAsync(random_shift, 0, sizeof(uint64_t), backend.stream));
+    OpenDevice opened{backend, static_cast<uint64_t*>(random_shift)};
+    opened.backend.random_shift = opened.random_shift;
+    return opened;
+}
+
+// The device, made current for the calling thread.
+const OpenDevice& opened(int device) {
+    static auto* lock = new std::mutex;
+    static auto* devices = new std::vector<std::unique_ptr<OpenDevice>>(static_cast<size_t>(device_count()));
+    LLMCORE_CUDA_CHECK(cudaSetDevice(device));
+    std::lock_guard guard(*lock);
+    std::unique_ptr<OpenDevice>& slot = devices->at(static_cast<size_t>(device));
+    if (slot == nullptr) slot = std::make_unique<OpenDevice>(open_device(device));
+    return *slot;
 }
 
 void wait_for(cudaStream_t stream) {
@@ -90,15 +113,8 @@ std::string why_no_device() {
     return machine().why_none;
 }
 
-// Streams live as long as the process: tensors may be freed while the interpreter shuts down.
 Cuda open(int device) {
-    static auto* lock = new std::mutex;
-    static auto* opened = new std::vector<std::unique_ptr<Cuda>>(static_cast<size_t>(device_count()));
-    LLMCORE_CUDA_CHECK(cudaSetDevice(device));
-    std::lock_guard guard(*lock);
-    std::unique_ptr<Cuda>& slot = opened->at(static_cast<size_t>(device));
-    if (slot == nullptr) slot = std::make_unique<Cuda>(open_device(device));
-    Cuda backend = *slot;
+    Cuda backend = opened(device).backend;
     if (cudaStream_t recording = recording_stream(device)) backend.stream = recording;
     return backend;
 }
@@ -165,6 +181,12 @@ void copy_between(void* to, int to_device, const void* from, int from_device, si
     cudaStream_t stream = open(to_device).stream;
     LLMCORE_CUDA_CHECK(cudaMemcpyPeerAsync(to, to_device, from, from_device, bytes, stream));
     wait_for(stream);
+}
+
+void set_random_shift(uint64_t shift, int device) {
+    refuse_in_capture(device, "set_random_shift()");
+    const OpenDevice& target = opened(device);
+    write_random_shift(target.backend, target.random_shift, shift);
 }
 
 void synchronize(int device) {

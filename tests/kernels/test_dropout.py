@@ -44,6 +44,19 @@ def test_residual_dropout(dtype, device):
         check_gradient(tx.grad, lambda v: ((residual + v * kept / 0.75) * dy).sum(), x, dtype)
 
 
+def test_a_replayed_graph_draws_the_masks_of_its_own_step(device):
+    """What kernels add to their offsets, and set to 0 again: the masks are the CPU's either way."""
+    if device == "cpu":
+        with pytest.raises(ValueError, match="set_random_shift: only graphs of a CUDA device are replayed, .* cpu"):
+            _core.set_random_shift(1, device)
+        return
+    x = leaf(np.ones(1000), FLOAT32, device)
+    for offset, shift in [(3 << 20, 2 << 20), (3 << 20, 2**64 - (1 << 20)), (7, 0)]:
+        _core.set_random_shift(shift, device)
+        y = _core.dropout(x.data, None, 0.5, SEED, offset)
+        np.testing.assert_array_equal(y.numpy() != 0, keep_mask(SEED, (offset + shift) % 2**64, 1000, 0.5))
+
+
 def test_masks_have_the_right_frequency_and_differ_from_op_to_op():
     generator, x, n = Generator(1), leaf(np.ones(1 << 20)), 1 << 20
     first, second = (F.dropout(x, 0.3, generator).numpy() != 0 for _ in range(2))
