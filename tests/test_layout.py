@@ -85,14 +85,18 @@ CUDA_FAMILIES = {
     "activation",
     "dropout",
     "elementwise",
+    "embedding",
     "layernorm",
     "matmul",
+    "norm",
     "optimizer",
     "reduce",
+    "rmsnorm",
+    "rope",
     "shape",
     "softmax",
 }
-RUNTIME_KERNELS = {"random_shift"}  # of csrc/cuda/runtime.cpp, no op's
+RUNTIME_KERNELS = {"index_check", "random_shift"}  # of csrc/cuda/runtime.cpp, no op's
 
 
 def test_the_families_with_cuda_kernels_are_listed():

@@ -10,6 +10,8 @@ struct CUstream_st;  // a cudaStream_t points to it
 
 namespace llmcore {
 
+struct IndexFault;
+
 enum class Isa { kBaseline, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 template <Isa isa>
@@ -26,6 +28,7 @@ struct Cuda {
     // In device memory; every kernel that draws from Philox adds it to its offset. 0, except while a captured graph is
     // replayed: its arguments are those of the step that was captured, and this leads from there to the present one.
     const uint64_t* random_shift = nullptr;
+    IndexFault* index_fault = nullptr;  // what core/index_check.h found on this device
 };
 
 }  // namespace llmcore

@@ -12,6 +12,8 @@ struct CUgraphExec_st;  // a cudaGraphExec_t points to it
 
 namespace llmcore {
 
+struct IndexRule;
+
 inline constexpr bool kWithCuda = LLMCORE_WITH_CUDA;
 
 namespace cuda {
@@ -47,8 +49,12 @@ void copy_between(void* to, int to_device, const void* from, int from_device, si
 // waiting. 0 at the start.
 void set_random_shift(uint64_t shift, int device);
 
-// Returns when all work of the device's stream is done. Throws what a kernel left behind.
+// Returns when all work of the device's stream is done. Throws what a kernel left behind, and like copy_to_host what
+// check_indices found.
 void synchronize(int device);
+
+// core/index_check.h for ids on the device, in the order of its stream.
+void check_indices(const int32_t* ids, int64_t n, const IndexRule& rule, int device);
 
 // Graphs: see core/graph.h. Between begin_ and end_capture, open() hands the calling thread a stream that records.
 void begin_capture(int device);

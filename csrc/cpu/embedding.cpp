@@ -18,8 +18,9 @@ constexpr int64_t kChannelsPerTask = 64;  // 256 bytes of a float row: four cach
 // launchers
 
 template <class Backend, class T>
-void embedding_forward(Backend, T* y, const int32_t* ids, const int32_t* positions, const T* weight,
-                       const T* position_weight, int64_t N, int64_t T_size, int64_t C) {
+void embedding_forward(Backend, T* y, const int32_t* ids, const int32_t* positions, EmbeddingTable<T> tokens,
+                       EmbeddingTable<T> positions_table, int64_t N, int64_t T_size, int64_t C) {
+    const T *weight = tokens.weight, *position_weight = positions_table.weight;
     parallel_for(N, kRowsPerTask, [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
             const T* token = weight + ids[n] * C;
@@ -34,8 +35,8 @@ void embedding_forward(Backend, T* y, const int32_t* ids, const int32_t* positio
 }
 
 template <class Backend, class T>
-void embedding_backward(Backend, float* dweight, const T* dy, const int32_t* ids, int64_t N, int64_t T_size,
-                        int64_t C) {
+void embedding_backward(Backend, float* dweight, const T* dy, const int32_t* ids, int32_t*, float*, int64_t N,
+                        int64_t T_size, int64_t, int64_t C) {
     parallel_for(C, kChannelsPerTask, [=](int64_t begin, int64_t end) {
         for (int64_t n = 0; n < N; ++n) {
             float* row = dweight + (ids ? ids[n] : n % T_size) * C + begin;
@@ -45,6 +46,11 @@ void embedding_backward(Backend, float* dweight, const T* dy, const int32_t* ids
     });
 }
 
+template <class Backend>
+EmbeddingWorkspace embedding_backward_workspace(Backend, const int32_t*, int64_t, int64_t) {
+    return {0, 0};
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // instantiations
 
@@ -52,5 +58,6 @@ LLMCORE_INSTANTIATE(embedding_forward, Cpu, float)
 LLMCORE_INSTANTIATE(embedding_forward, Cpu, bf16)
 LLMCORE_INSTANTIATE(embedding_backward, Cpu, float)
 LLMCORE_INSTANTIATE(embedding_backward, Cpu, bf16)
+LLMCORE_INSTANTIATE(embedding_backward_workspace, Cpu)
 
 }  // namespace llmcore

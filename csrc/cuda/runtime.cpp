@@ -9,6 +9,7 @@
 #include "core/cuda_device.h"
 #include "cuda/api.h"
 #include "cuda/capture.h"
+#include "cuda/index_check.h"
 #include "cuda/random_shift.h"
 
 namespace llmcore::cuda {
@@ -80,6 +81,7 @@ OpenDevice open_device(int device) {
     backend.shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
     backend.matmul_sm90 = wants_matmul_sm90(properties, backend.arch);
     LLMCORE_CUDA_CHECK(cudaStreamCreateWithFlags(&backend.stream, cudaStreamNonBlocking));
+    backend.index_fault = new_index_fault();
     void* random_shift = nullptr;
     LLMCORE_CUDA_CHECK(cudaMalloc(&random_shift, sizeof(uint64_t)));
     LLMCORE_CUDA_CHECK(cudaMemsetAsync(random_shift, 0, sizeof(uint64_t), backend.stream));
@@ -165,9 +167,8 @@ void copy_to_device(void* to, const void* from, size_t bytes, int device) {
 
 void copy_to_host(void* to, const void* from, size_t bytes, int device) {
     refuse_in_capture(device, "a copy to the CPU");
-    cudaStream_t stream = open(device).stream;
-    LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
-    wait_for(stream);
+    LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, open(device).stream));
+    synchronize(device);
 }
 
 void copy_between(void* to, int to_device, const void* from, int from_device, size_t bytes) {
@@ -191,7 +192,9 @@ void set_random_shift(uint64_t shift, int device) {
 
 void synchronize(int device) {
     refuse_in_capture(device, "synchronize()");
-    wait_for(open(device).stream);
+    const Cuda backend = open(device);
+    wait_for(backend.stream);
+    throw_index_fault(backend.index_fault);
 }
 
 }  // namespace llmcore::cuda

@@ -92,6 +92,11 @@ cudaError_t cudaFree(void* pointer) {
     return cudaSuccess;
 }
 
+// Kernels reach all memory of the host here. What is pinned is not an allocation of a device.
+cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
+    return posix_memalign(pointer, kAlignment, bytes) == 0 ? cudaSuccess : report(cudaErrorMemoryAllocation);
+}
+
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
     std::lock_guard lock(machine_lock());
     *total_bytes = devices().at(static_cast<size_t>(device_of_thread())).totalGlobalMem;

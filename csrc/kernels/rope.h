@@ -7,7 +7,8 @@
 // x, y (N, heads, HS): N = B*T rows. The first `rotated` heads are rotated and the others copied, so a packed q|k|v
 // takes one call with rotated = NH + NKV. R = 2 * half is even and at most HS; elements from R on are copied.
 // cos_table, sin_table (P, half) float: frequencies, their scaling and any factor on the result are the caller's.
-// positions (N) int32, every one below P: the op has checked that; null: row n is at position n % T.
+// positions (N) int32; null: row n is at position n % T. Every position is below P: the op has checked that; on a GPU
+// what it found may come to light only after these have run, so there such a row is copied as it is.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@
 namespace llmcore {
 
 struct RopeProblem {
-    int64_t N, T, heads, rotated, HS, half;
+    int64_t N, T, P, heads, rotated, HS, half;
     const int32_t* positions;
     const float* cos_table;
     const float* sin_table;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/dispatch.h"
+#include "core/index_check.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/matmul.h"
 
@@ -23,16 +24,16 @@ int64_t chunk_rows(int64_t N, int64_t V) {
     return std::max<int64_t>((N + chunks - 1) / chunks, 1);
 }
 
+std::string sentence_of(const IndexRule& rule, int64_t element, int32_t id) {
+    return concat(rule.op, ": ", rule.name, " has the id ", id, " at element ", element, ", but there are logits for ",
+                  rule.rows, " ids (0 to ", rule.rows - 1, ") and ignore_index is ", rule.ignored);
+}
+
 void check_targets(const char* op, const Tensor& targets, const Shape& shape, int64_t V, int32_t ignore_index) {
     LLMCORE_CHECK(V > 0, op, ": there must be logits for at least one id, got 0");
     check_dtype(op, "targets", targets, DType::kInt32);
     check_shape(op, "targets", targets, shape);
-    const int32_t* ids = targets.data<int32_t>();
-    for (int64_t n = 0; n < targets.numel(); ++n)
-        if (ids[n] != ignore_index && (ids[n] < 0 || ids[n] >= V))
-            throw std::out_of_range(concat(op, ": targets has the id ", ids[n], " at element ", n,
-                                           ", but there are logits for ", V, " ids (0 to ", V - 1,
-                                           ") and ignore_index is ", ignore_index));
+    check_indices(targets, {op, "targets", V, ignore_index, sentence_of});
 }
 
 Shape rows_of(const Tensor& x) {

@@ -1,6 +1,7 @@
 #include "ops/embedding.h"
 
 #include "core/dispatch.h"
+#include "core/index_check.h"
 #include "kernels/embedding.h"
 
 namespace llmcore {
@@ -12,13 +13,18 @@ void check_table(const char* op, const char* name, const Tensor& weight) {
                   to_string(weight.shape()));
 }
 
+std::string sentence_of(const IndexRule& rule, int64_t element, int32_t id) {
+    return concat(rule.op, ": ", rule.name, " has the id ", id, " at element ", element, ", but the table has ",
+                  rule.rows, " rows (ids 0 to ", rule.rows - 1, ")");
+}
+
 void check_ids(const char* op, const char* name, const Tensor& ids, int64_t rows) {
-    check_dtype(op, name, ids, DType::kInt32);
-    const int32_t* values = ids.data<int32_t>();
-    for (int64_t n = 0; n < ids.numel(); ++n)
-        if (values[n] < 0 || values[n] >= rows)
-            throw std::out_of_range(concat(op, ": ", name, " has the id ", values[n], " at element ", n,
-                                           ", but the table has ", rows, " rows (ids 0 to ", rows - 1, ")"));
+    check_indices(ids, {op, name, rows, kNoIgnoredIndex, sentence_of});
+}
+
+template <class T>
+EmbeddingTable<T> table_of(const Tensor& weight) {
+    return {weight.data<T>(), weight.defined() ? weight.size(0) : 0};
 }
 
 Tensor forward(const Tensor& ids, const Tensor& positions, const Tensor& weight, const Tensor& position_weight) {
@@ -28,18 +34,21 @@ Tensor forward(const Tensor& ids, const Tensor& positions, const Tensor& weight,
     Tensor y = Tensor::empty(shape, weight.dtype(), weight.device());
     dispatch(weight, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        embedding_forward(backend, y.data<T>(), ids.data<int32_t>(), positions.data<int32_t>(), weight.data<T>(),
-                          position_weight.data<T>(), ids.numel(), ids.dim() > 0 ? ids.size(-1) : 1, C);
+        embedding_forward(backend, y.data<T>(), ids.data<int32_t>(), positions.data<int32_t>(), table_of<T>(weight),
+                          table_of<T>(position_weight), ids.numel(), ids.dim() > 0 ? ids.size(-1) : 1, C);
     });
     return y;
 }
 
 void backward(const Tensor& dweight, const Tensor& dy, const Tensor& ids, int64_t T_size) {
-    int64_t C = dweight.size(1);
+    int64_t V = dweight.size(0), C = dweight.size(1), N = C > 0 ? dy.numel() / C : 0;
     dispatch(dy, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        embedding_backward(backend, dweight.data<float>(), dy.data<T>(), ids.data<int32_t>(),
-                           C > 0 ? dy.numel() / C : 0, T_size, C);
+        EmbeddingWorkspace sizes = embedding_backward_workspace(backend, ids.data<int32_t>(), N, C);
+        Tensor indices = Tensor::empty({static_cast<int64_t>(sizes.indices)}, DType::kInt32, dy.device());
+        Tensor sums = float_workspace(sizes.sums, dy.device());
+        embedding_backward(backend, dweight.data<float>(), dy.data<T>(), ids.data<int32_t>(), indices.data<int32_t>(),
+                           sums.data<float>(), N, T_size, V, C);
     });
 }
 

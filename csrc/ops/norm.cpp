@@ -37,14 +37,14 @@ Tensor clip_factor(const Tensor& norm, double max_norm) {
     return factor;
 }
 
-bool all_finite(const Tensor& x) {
+Tensor all_finite(const Tensor& x) {
     check_float("all_finite", "x", x);
     Tensor flag = Tensor::empty({1}, DType::kInt32, x.device());
     dispatch(x, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         all_finite(backend, flag.data<int32_t>(), x.data<T>(), x.numel());
     });
-    return *flag.data<int32_t>() != 0;
+    return flag;
 }
 
 }  // namespace llmcore

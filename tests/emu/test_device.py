@@ -62,14 +62,36 @@ def test_an_op_and_its_tensors_are_on_one_device_that_has_kernels():
     with pytest.raises(ValueError, match="expected a tensor on cpu, got one on cuda:0"):
         _core.add(here, there)
     families = "; families with CUDA kernels: " + ", ".join(_core.cuda_families()) + '; use device="cpu"$'
-    assert "rope" not in _core.cuda_families() and "embedding" not in _core.cuda_families()
-    table, positions = _core.zeros((4, 2), device="cuda"), _core.zeros((2, 2), _core.DType.int32, "cuda")
-    with pytest.raises(ValueError, match="rmsnorm has no CUDA kernels in this version, so its ops do not run on cuda:0"
-                                         + families):
-        _core.rmsnorm_forward(there, _core.zeros((8,), device="cuda"), 1e-6)
-    with pytest.raises(ValueError, match="an op reads one of its tensors on the host, and it is on cuda:0: in this "
-                                         "version the op does not run there" + families):
-        _core.embedding_forward(positions, table)
+    rows = _core.zeros((1, 2, 8), device="cuda")
+    without_kernels = {
+        "attention": lambda: _core.attention_forward(
+            rows, rows, rows, _core.AttentionOptions(2, 2, True, None, None, 0.0, 0, 0)),
+        "cross_entropy": lambda: _core.cross_entropy_forward(
+            there, _core.zeros((2,), _core.DType.int32, "cuda"), _core.CrossEntropyOptions(-100, 0.0, None)),
+    }
+    for family, call in without_kernels.items():
+        if family not in _core.cuda_families():
+            with pytest.raises(ValueError, match=f"{family} has no CUDA kernels in this version, so its ops do not run "
+                                                 "on cuda:0" + families):
+                call()
+    """)
+
+
+def test_ids_outside_a_table_are_reported_when_the_host_waits():
+    run("""
+    table, ids = _core.zeros((5, 8), device="cuda"), np.array([0, 4, -1, 5])
+    there = _core.from_numpy(ids, None, "cuda")
+    sentence = "embedding: ids has the id -1 at element 2, but the table has 5 rows"
+    waits = [lambda y: y.numpy(), lambda y: y.to("cpu"), lambda y: _core.synchronize("cuda"),
+             lambda y: _core.zeros((4, 8)).copy_(y)]
+    for wait in waits:
+        y = _core.embedding_forward(there, table)
+        _core.embedding_forward(_core.from_numpy(ids[3:], None, "cuda"), table)  # the first one is reported
+        with pytest.raises(IndexError, match=sentence):
+            wait(y)
+        wait(y)  # once
+    with pytest.raises(ValueError, match="embedding: ids must be int32, got float32"):
+        _core.embedding_forward(_core.zeros((4,), device="cuda"), table)
     """)
 
 

@@ -6,15 +6,18 @@ import torch
 
 from llmcore import _core
 from tests.cases import BFLOAT16, DTYPES, ODD_SIZES, poison_allocator, random_array
+from tests.devices import schedules
 
 PIECE = 1 << 16  # kNormPiece: the length that one task sums up
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("sizes", [[n] for n in ODD_SIZES] + [[PIECE - 1], [PIECE + 1], [3, 0, 2 * PIECE + 5, 1]])
-def test_global_norm_is_correctly_rounded(sizes):
+def test_global_norm_is_correctly_rounded(sizes, device):
     arrays = [random_array((n,), n) for n in sizes]
-    poison_allocator()
-    norm = _core.global_norm([_core.from_numpy(array) for array in arrays])
+    poison_allocator(device)
+    norm = _core.global_norm([_core.from_numpy(array, None, device) for array in arrays])
+    assert norm.device.startswith(device)
     expected = np.sqrt(sum((array**2).sum() for array in arrays))
     assert norm.shape == (1,)
     np.testing.assert_allclose(norm.item(), expected, rtol=2.0**-24)  # half an ulp of float32: the only rounding
@@ -26,13 +29,21 @@ def test_global_norm_of_nothing_and_of_any_shape():
     assert _core.global_norm([_core.from_numpy(np.full((2, 2), 2.0)), _core.from_numpy(np.array(3.0))]).item() == 5.0
 
 
-def test_global_norm_neither_overflows_nor_loses_small_numbers():
-    big = _core.from_numpy(np.full(4, 1e30))
+def test_global_norm_neither_overflows_nor_loses_small_numbers(device):
+    big = _core.from_numpy(np.full(4, 1e30), None, device)
     assert _core.global_norm([big]).item() == pytest.approx(2e30, rel=1e-6)  # the squares exceed float32
-    small = _core.from_numpy(np.full(4, 1e-30))
+    small = _core.from_numpy(np.full(4, 1e-30), None, device)
     assert _core.global_norm([small]).item() == pytest.approx(2e-30, rel=1e-6)
-    assert np.isnan(_core.global_norm([big, _core.from_numpy(np.array([np.nan]))]).item())
-    assert np.isinf(_core.global_norm([_core.from_numpy(np.array([-np.inf]))]).item())
+    assert np.isnan(_core.global_norm([big, _core.from_numpy(np.array([np.nan]), None, device)]).item())
+    assert np.isinf(_core.global_norm([_core.from_numpy(np.array([-np.inf]), None, device)]).item())
+
+
+@pytest.mark.small
+def test_global_norm_at_any_address_and_of_many_pieces(device):
+    array = random_array((30,), 1)
+    part = _core.from_numpy(array, None, device).narrow(1, 29)
+    norm = _core.global_norm([part] * 300)
+    np.testing.assert_allclose(norm.item(), np.sqrt(300 * (array[1:] ** 2).sum()), rtol=2.0**-24)
 
 
 def test_clipping_is_torchs():
@@ -48,24 +59,34 @@ def test_clipping_is_torchs():
         np.testing.assert_allclose(factor.item() * gradients[0], parameters[0].grad.numpy(), rtol=1e-6)
 
 
-def test_clip_factor_of_a_broken_norm():
-    assert np.isnan(_core.clip_factor(_core.from_numpy(np.array([np.nan])), 1.0).item())
-    assert _core.clip_factor(_core.from_numpy(np.array([np.inf])), 1.0).item() == 0.0
-    assert _core.clip_factor(_core.from_numpy(np.array([0.0])), 1.0).item() == 1.0
+def test_clip_factor(device):
+    def factor(norm: float, max_norm: float) -> float:
+        return _core.clip_factor(_core.from_numpy(np.array([norm]), None, device), max_norm).item()
+
+    assert factor(2.0, 1.0) == pytest.approx(0.5, rel=2e-6) and factor(2.0, 0.0) == 0.0
+    assert np.isnan(factor(np.nan, 1.0))
+    assert factor(np.inf, 1.0) == 0.0
+    assert factor(0.0, 1.0) == factor(0.5, 1.0) == factor(3.0, np.inf) == 1.0
+
+
+def is_finite(x: _core.Tensor) -> bool:
+    flag = _core.all_finite(x)
+    assert flag.shape == (1,) and flag.device == x.device and flag.item() in (0, 1)
+    return flag.item() == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-def test_all_finite_sees_one_bad_element_anywhere(bad, dtype):
+def test_all_finite_sees_one_bad_element_anywhere(bad, dtype, device):
     n = 2 * PIECE + 19
     values = np.zeros(n)
     values[[1, -2]] = np.finfo(np.float32).max * 0.99, -1e-45  # the largest and the smallest are finite
-    assert _core.all_finite(_core.from_numpy(values, dtype))
+    assert is_finite(_core.from_numpy(values, dtype, device))
     for index in (0, 15, PIECE - 1, PIECE, n - 20, n - 1):
         values[index], before = bad, values[index]
-        assert not _core.all_finite(_core.from_numpy(values, dtype)), index
+        assert not is_finite(_core.from_numpy(values, dtype, device)), index
         values[index] = before
-    assert _core.all_finite(_core.zeros((0,), dtype))
+    assert is_finite(_core.zeros((0,), dtype, device))
 
 
 def test_wrong_arguments_are_refused():
@@ -89,3 +110,8 @@ def test_same_bits_for_any_number_of_threads():
         norms.add(_core.global_norm([x, x]).item())
     _core.set_num_threads(0)
     assert len(norms) == 1
+
+
+def test_same_bits_every_time(device):
+    x = _core.from_numpy(random_array((9 * PIECE + 7,), 1), None, device)
+    assert len({_core.global_norm([x, x]).item() for _ in schedules(device)}) == 1

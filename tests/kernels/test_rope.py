@@ -27,28 +27,29 @@ def tables(P: int, half: int) -> tuple[np.ndarray, np.ndarray]:
     return np.float32(1.1 * np.cos(angles)).astype(float), np.float32(1.1 * np.sin(angles)).astype(float)
 
 
-def on_device(*arrays: np.ndarray) -> list[_core.Tensor]:
-    return [_core.from_numpy(array) for array in arrays]
+def on_device(*arrays: np.ndarray, device: str = "cpu") -> list[_core.Tensor]:
+    return [_core.from_numpy(array, None, device) for array in arrays]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("given", [False, True], ids=["counted positions", "given positions"])
 @pytest.mark.parametrize(
     ("heads", "rotated", "HS", "half"),
-    [(1, 1, 2, 1), (3, 3, 6, 3), (4, 4, 64, 32), (2, 2, 66, 33), (5, 3, 34, 17), (3, 2, 40, 16), (2, 0, 8, 4)],
+    [(1, 1, 2, 1), (3, 3, 6, 3), (40, 36, 64, 32), (2, 2, 66, 33), (5, 3, 34, 17), (3, 2, 40, 16), (2, 0, 8, 4)],
 )
-def test_forward_and_backward(heads, rotated, HS, half, given, dtype):
+def test_forward_and_backward(heads, rotated, HS, half, given, dtype, device):
     B, T, P = 3, 7, 11
     x, dy = (random_array((B, T, heads * HS), seed, dtype=dtype) for seed in (1, 2))
     cos, sin = tables(P, half)
     positions = np.random.default_rng(0).integers(0, P, (B, T)) if given else np.tile(np.arange(T), (B, 1))
-    arguments = (*on_device(cos, sin), HS, _core.from_numpy(positions) if given else None)
-    tx = leaf(x, dtype)
-    poison_allocator()
+    arguments = (*on_device(cos, sin, device=device), HS, *(on_device(positions, device=device) if given else [None]))
+    tx = leaf(x, dtype, device)
+    poison_allocator(device)
     y = F.rope(tx, *arguments, rotated=rotated) if rotated < heads else F.rope(tx, *arguments)
+    assert y.device.startswith(device)
     assert_close(y, reference(x, cos, sin, HS, positions, rotated), dtype)
 
-    y.backward(_core.from_numpy(dy, dtype))
+    y.backward(_core.from_numpy(dy, dtype, device))
     check_gradient(tx.grad, lambda v: (reference(v, cos, sin, HS, positions, rotated) * dy).sum(), x, dtype)
 
 
@@ -85,12 +86,38 @@ def test_wrong_arguments_are_refused():
         F.rope(x, cos, sin, 8, _core.from_numpy(np.zeros((1, 5), np.int32)))
 
 
-def test_no_rows():
-    cos, sin = on_device(*tables(5, 4))
-    x = leaf(np.zeros((2, 0, 24)))
+@pytest.mark.small
+def test_any_address(device):
+    """Vectors need addresses that are multiples of 16; a part of a tensor may begin anywhere."""
+    x, (cos, sin) = random_array((4, 3, 32), 1), tables(9, 16)
+    cos_flat, sin_flat = (_core.from_numpy(np.append(0.0, table), None, device) for table in (cos, sin))
+    shifted = [flat.narrow(1, cos.size).view(cos.shape) for flat in (cos_flat, sin_flat)]
+    y = _core.rope_forward(_core.from_numpy(x, None, device), *shifted, None, 32, 1)
+    assert_close(y, reference(x, cos, sin, 32, np.tile(np.arange(3), (4, 1)), 1), DTYPES[0])
+
+
+@pytest.mark.small
+def test_positions_outside_the_tables_on_a_device(device):
+    """A GPU says so when the host waits next; until then such rows are copied."""
+    if device == "cpu":  # there the op itself refuses them: test_wrong_arguments_are_refused
+        return
+    x, (cos, sin) = random_array((1, 4, 8), 1), tables(5, 4)
+    given = np.array([[2, 5, -(2**31), 1]])
+    tensors = on_device(x, cos, sin, given, device=device)
+    y = _core.rope_forward(*tensors, 8, 1)
+    with pytest.raises(IndexError, match="rope_forward: positions has 5 at element 1, but the tables have 5 positions"):
+        y.numpy()
+    expected = reference(x, cos, sin, 8, np.array([[2, 0, 0, 1]]), 1)
+    expected[0, 1:3] = x[0, 1:3]
+    assert_close(y, expected, DTYPES[0])
+
+
+def test_no_rows(device):
+    cos, sin = on_device(*tables(5, 4), device=device)
+    x = leaf(np.zeros((2, 0, 24)), device=device)
     y = F.rope(x, cos, sin, 8)
     assert y.shape == (2, 0, 24)
-    y.backward(_core.zeros((2, 0, 24)))
+    y.backward(_core.zeros((2, 0, 24), device=device))
     assert x.grad.shape == (2, 0, 24)
 
 
