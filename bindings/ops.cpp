@@ -106,13 +106,13 @@ void bind_ops(py::module_& m) {
     // optimizer
     m.def("adamw_step", &adamw_step, arg("params"), arg("master"), arg("grads"), arg("m"), arg("v"),
           arg("learning_rate"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("weight_decay"), arg("step"),
-          arg("grad_scale") = py::none(), arg("adam_l2") = false, release);
+          arg("grad_scale") = py::none(), arg("adam_l2") = false, arg("rounding_seed") = py::none(), release);
     m.def("sgd_step", &sgd_step, arg("params"), arg("master"), arg("grads"), arg("momentum_buffer"),
           arg("learning_rate"), arg("momentum"), arg("dampening"), arg("nesterov"), arg("weight_decay"), arg("step"),
-          arg("grad_scale") = py::none(), release);
+          arg("grad_scale") = py::none(), arg("rounding_seed") = py::none(), release);
     m.def("rmsprop_step", &rmsprop_step, arg("params"), arg("master"), arg("grads"), arg("square_avg"),
           arg("momentum_buffer"), arg("learning_rate"), arg("alpha"), arg("epsilon"), arg("momentum"),
-          arg("weight_decay"), arg("step"), arg("grad_scale") = py::none(), release);
+          arg("weight_decay"), arg("step"), arg("grad_scale") = py::none(), arg("rounding_seed") = py::none(), release);
 
     // philox
     m.def(

@@ -2,7 +2,8 @@
 
 The parameters of one dtype and one decay rule lie end to end in a single buffer, and so do their gradients and
 moments: an update is one kernel call per buffer. `parameter.data` and `parameter.grad` become views of the buffers.
-bfloat16 parameters have a float32 master copy; the kernel updates that and rounds.
+bfloat16 parameters have a float32 master copy; the kernel updates that and rounds. With `stochastic_rounding` they have
+none, and an update smaller than their rounding is made in the mean.
 
 State is saved by parameter name, never by position, so it survives a model whose parameters are listed in another
 order.
@@ -46,6 +47,7 @@ class FlatGroup:
     data: _core.Tensor  # (N,) in the parameters' dtype
     grads: _core.Tensor  # (N,) float32
     master: _core.Tensor | None  # (N,) float32, only beside bfloat16 parameters
+    rounding_seed: int | None  # of bfloat16 parameters without a master: they are rounded stochastically
     state: dict[str, _core.Tensor]  # name -> (N,) float32
 
     def view(self, buffer: _core.Tensor, index: int) -> _core.Tensor:
@@ -64,6 +66,12 @@ class Optimizer:
         learning_rate: used where `step` is given none.
         weight_decay: applied where `decays(name, parameter)` is true.
         dtype: the parameters are converted to it; None keeps theirs.
+        stochastic_rounding: bfloat16 parameters are updated themselves, without a float32 master copy: 4 bytes less
+            for each. An update is rounded up or down by chance, with the probabilities that make its mean exact
+            (Gupta et al. 2015, arXiv:1502.02551), so that updates below the distance of two bfloat16 numbers are not
+            lost; rounding to nearest would lose them. It adds noise: a master copy learns better. Nothing changes
+            for float32 parameters.
+        seed: of the chance. The same seed, step and element give the same rounding on every device.
     """
 
     state_names: tuple[str, ...] = ()
@@ -75,9 +83,12 @@ class Optimizer:
         weight_decay: float = 0.0,
         decays: Callable[[str, Tensor], bool] = has_weight_decay,
         dtype: _core.DType | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.stochastic_rounding, self.seed = stochastic_rounding, seed
         self.steps = 0
         pairs = parameters.named_parameters() if hasattr(parameters, "named_parameters") else parameters
         self.groups = self._flatten(_unique(pairs), decays, dtype)
@@ -99,7 +110,9 @@ class Optimizer:
         ]
         # The parameters' old memory is given back before as much and more is taken: the peak is that of the training.
         _core.empty_cache(groups[0].data.device)
-        for group in groups:
+        for index, group in enumerate(groups):
+            if self.stochastic_rounding and group.data.dtype == _core.DType.bfloat16:
+                group.rounding_seed = self.seed + index  # elements are counted in each group anew
             self._add_buffers(group)
         return groups
 
@@ -119,6 +132,7 @@ class Optimizer:
             data=_core.zeros((end,), dtype, device),  # zeros: the gaps between parameters must stay finite
             grads=none,
             master=None,
+            rounding_seed=None,
             state={},
         )
         for index, parameter in enumerate(group.parameters):
@@ -132,7 +146,7 @@ class Optimizer:
         shape, device = group.data.shape, group.data.device
         group.grads = _core.zeros(shape, _core.DType.float32, device)
         group.state = {name: _core.zeros(shape, _core.DType.float32, device) for name in self.state_names}
-        if group.data.dtype != _core.DType.float32:
+        if group.data.dtype != _core.DType.float32 and group.rounding_seed is None:
             group.master = group.data.cast(_core.DType.float32)
         _attach(group)
 
@@ -291,6 +305,7 @@ class AdamW(Optimizer):
             self.steps,
             grad_scale,
             self._adam_l2,
+            group.rounding_seed,
         )
 
 
@@ -335,6 +350,7 @@ class SGD(Optimizer):
             group.weight_decay,
             self.steps,
             grad_scale,
+            group.rounding_seed,
         )
 
 
@@ -369,16 +385,18 @@ class RMSprop(Optimizer):
             group.weight_decay,
             self.steps,
             grad_scale,
+            group.rounding_seed,
         )
 
 
 # name -> (class, settings that `optim_args` may give)
 OPTIMIZERS: dict[str, tuple[type[Optimizer], tuple[str, ...]]] = {
-    "adamw": (AdamW, ()),
-    "adam": (Adam, ()),
-    "sgd": (SGD, ("momentum", "dampening", "nesterov")),
-    "rmsprop": (RMSprop, ("alpha", "momentum")),
+    "adamw": (AdamW, ("stochastic_rounding",)),
+    "adam": (Adam, ("stochastic_rounding",)),
+    "sgd": (SGD, ("momentum", "dampening", "nesterov", "stochastic_rounding")),
+    "rmsprop": (RMSprop, ("alpha", "momentum", "stochastic_rounding")),
 }
+_SWITCHES = ("nesterov", "stochastic_rounding")
 
 
 def create_optimizer(model: Any, args: TrainingArguments, dtype: _core.DType | None = None) -> Optimizer:
@@ -387,6 +405,7 @@ def create_optimizer(model: Any, args: TrainingArguments, dtype: _core.DType | N
     """
     optimizer, allowed = OPTIMIZERS[args.optim]
     options: dict[str, Any] = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay, "dtype": dtype}
+    options["seed"] = args.seed
     if issubclass(optimizer, AdamW):
         options |= {"beta1": args.adam_beta1, "beta2": args.adam_beta2, "epsilon": args.adam_epsilon}
     if optimizer is RMSprop:
@@ -394,10 +413,12 @@ def create_optimizer(model: Any, args: TrainingArguments, dtype: _core.DType | N
     for item in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
         name, _, value = item.partition("=")
         if name not in allowed:
-            known = f"takes {', '.join(allowed)}" if allowed else "takes none; use adam_beta1, adam_beta2, adam_epsilon"
-            raise ConfigError(f"optim_args: {args.optim} {known}, got {item!r}")
+            known = ", ".join(allowed)
+            if issubclass(optimizer, AdamW):
+                known += "; adam_beta1, adam_beta2 and adam_epsilon are settings of their own"
+            raise ConfigError(f"optim_args: {args.optim} takes {known}, got {item!r}")
         try:
-            options[name] = value.lower() == "true" if name == "nesterov" else float(value)
+            options[name] = value.lower() == "true" if name in _SWITCHES else float(value)
         except ValueError:
             raise ConfigError(f"optim_args: {name} must be a number, got {value!r}") from None
     return optimizer(model, **options)

@@ -229,10 +229,46 @@ def test_create_optimizer_reads_the_arguments():
     assert set(optim.OPTIMIZERS) == {"adamw", "adam", "sgd", "rmsprop"}
 
 
+@pytest.mark.parametrize("optim_class", [AdamW, SGD, RMSprop])
+def test_stochastic_rounding_needs_no_masters_and_follows_them_in_the_mean(optim_class):
+    size = 4000
+    results = {}
+    for seed in (None, 1, 1, 2):  # None: with masters
+        parameters = [("w", tensor(np.ones((2, size // 2), np.float32), BF16, requires_grad=True))]
+        parameters.append(("b", tensor(np.ones(size, np.float32), BF16, requires_grad=True)))
+        settings = {} if seed is None else {"stochastic_rounding": True, "seed": seed}
+        optimizer = optim_class(parameters, learning_rate=2e-4, **settings)
+        assert all((group.master is None) == (seed is not None) for group in optimizer.groups)
+        for _ in range(20):  # each step is 2e-4, the distance of bfloat16 numbers below 1 is 2^-8
+            for _, parameter in parameters:
+                parameter.grad_as_buffer().copy_(_core.from_numpy(np.ones(parameter.shape)))
+            optimizer.step()
+        results.setdefault(seed, []).append([p.numpy().reshape(-1) for _, p in parameters])
+        if seed is None:
+            expected = {name: array.mean() for name, array in optimizer.state_dict().items() if name.endswith("master")}
+    for w, b in (*results[1], *results[2]):
+        # 20 roundings, each with a standard deviation of at most half the distance
+        limit = 5 * np.sqrt(20) * 2.0**-9 / np.sqrt(size)
+        assert abs(w.mean() - expected["w.master"]) < limit and abs(b.mean() - expected["b.master"]) < limit
+        assert (w != b).any()  # buffers do not share random numbers
+    for one, other in zip(*results[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (results[1][0][0] != results[2][0][0]).any()
+
+
+def test_stochastic_rounding_is_chosen_by_name_and_changes_nothing_in_float32():
+    args = TrainingArguments(optim="sgd", optim_args="stochastic_rounding=true", seed=7)
+    optimizer = create_optimizer(make_parameters().items(), args)
+    assert optimizer.stochastic_rounding and optimizer.seed == 7
+    assert all(group.rounding_seed is None and group.master is None for group in optimizer.groups)
+    optimizer = create_optimizer(make_parameters(dtype=BF16).items(), args)
+    assert [group.rounding_seed for group in optimizer.groups] == [7, 8]
+
+
 @pytest.mark.parametrize(
     "optim_name, text, message",
     [
-        ("adamw", "momentum=0.9", "takes none; use adam_beta1"),
+        ("adamw", "momentum=0.9", "takes stochastic_rounding; adam_beta1, adam_beta2 and adam_epsilon are settings"),
         ("sgd", "alpha=1", "takes momentum, dampening, nesterov"),
         ("sgd", "momentum=big", "momentum must be a number"),
         ("sgd", "nesterov=true", "nesterov=True needs a momentum"),

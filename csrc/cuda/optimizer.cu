@@ -2,6 +2,8 @@
 // (1 - beta2, 1 - beta1^step) are formed in double on the host: in float, 1 - 0.999 has lost four of its seven digits.
 #include <cmath>
 
+#include "core/philox.h"
+#include "core/stochastic_rounding.h"
 #include "cuda/map.cuh"
 #include "kernels/optimizer.h"
 
@@ -17,13 +19,27 @@ struct Weights {
     int64_t n;
     bool vectors;
     bool state1_is_new;  // nothing has been written there yet
+    Rounding rounding;
+    const uint64_t* random_shift;  // of the rounding's offset: core/backend.h
 };
+
+// Eight elements from `first` on, a multiple of four: see Rounding in kernels/optimizer.h.
+LLMCORE_DEVICE void round_randomly(float (&values)[kChunk], int64_t first, uint64_t seed, uint64_t offset) {
+#pragma unroll
+    for (int block = 0; block < kChunk / 4; ++block) {
+        const Philox4 words = philox(seed, offset, uint64_t(first) / 4 + uint64_t(block));
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            values[block * 4 + i] = round_to_bf16_randomly(values[block * 4 + i], words.word[i]);
+    }
+}
 
 // rule(weight, gradient, state 1, state 2) of each element -> its new weight; the rule also changes the state. A state
 // that the rule does not have is null.
-template <class T, class Rule>
+template <class T, bool kStochastic, class Rule>
 __global__ void __launch_bounds__(kMapThreads) step_kernel(Weights<T> w, float* state1, float* state2, Rule rule) {
     const float scale = w.grad_scale != nullptr ? *w.grad_scale : 1.0f;
+    const uint64_t offset = kStochastic ? w.rounding.offset + *w.random_shift : 0;
     for_chunks(w.n, [&](int64_t first, int count) {
         float weight[kChunk], gradient[kChunk], one[kChunk] = {}, two[kChunk] = {};
         if (w.master != nullptr)
@@ -38,18 +54,21 @@ __global__ void __launch_bounds__(kMapThreads) step_kernel(Weights<T> w, float* 
         if (state1 != nullptr) store_chunk(state1 + first, one, count, w.vectors);
         if (state2 != nullptr) store_chunk(state2 + first, two, count, w.vectors);
         if (w.master != nullptr) store_chunk(w.master + first, weight, count, w.vectors);
+        if constexpr (kStochastic) round_randomly(weight, first, w.rounding.seed, offset);
         store_chunk(w.params + first, weight, count, w.vectors);
     });
 }
 
 template <class T, class Rule>
 void step(const Cuda& backend, T* params, float* master, float* state1, float* state2, const float* grads,
-          const float* grad_scale, int64_t n, const Rule& rule, bool state1_is_new = false) {
+          const float* grad_scale, int64_t n, const Rounding& rounding, const Rule& rule, bool state1_is_new = false) {
     if (n == 0) return;
     const bool vectors =
         on_vectors(params) && on_vectors(master) && on_vectors(state1) && on_vectors(state2) && on_vectors(grads);
-    launch(chunk_shape(backend, n), step_kernel<T, Rule>,
-           Weights<T>{params, master, grads, grad_scale, n, vectors, state1_is_new}, state1, state2, rule);
+    const Weights<T> weights{params,  master,        grads,    grad_scale,          n,
+                             vectors, state1_is_new, rounding, backend.random_shift};
+    const auto kernel = rounding.stochastic ? step_kernel<T, true, Rule> : step_kernel<T, false, Rule>;
+    launch(chunk_shape(backend, n), kernel, weights, state1, state2, rule);
 }
 
 struct AdamW {
@@ -94,7 +113,7 @@ struct Rmsprop {
 
 template <class Backend, class T>
 void adamw_step(Backend backend, T* params, float* master, float* m, float* v, const float* grads,
-                const float* grad_scale, int64_t n, AdamWOptions o) {
+                const float* grad_scale, int64_t n, AdamWOptions o, Rounding rounding) {
     const double correction1 = 1.0 - std::pow(o.beta1, static_cast<double>(o.step));
     const double correction2 = 1.0 - std::pow(o.beta2, static_cast<double>(o.step));
     const AdamW rule{o.l2 ? static_cast<float>(o.weight_decay) : 0.0f,
@@ -105,12 +124,12 @@ void adamw_step(Backend backend, T* params, float* master, float* m, float* v, c
                      static_cast<float>(o.learning_rate / correction1),
                      static_cast<float>(1.0 / std::sqrt(correction2)),
                      static_cast<float>(o.epsilon)};
-    step(backend, params, master, m, v, grads, grad_scale, n, rule);
+    step(backend, params, master, m, v, grads, grad_scale, n, rounding, rule);
 }
 
 template <class Backend, class T>
 void sgd_step(Backend backend, T* params, float* master, float* momentum_buffer, const float* grads,
-              const float* grad_scale, int64_t n, SgdOptions o) {
+              const float* grad_scale, int64_t n, SgdOptions o, Rounding rounding) {
     const Sgd rule{static_cast<float>(o.learning_rate),
                    static_cast<float>(o.weight_decay),
                    static_cast<float>(o.momentum),
@@ -118,18 +137,18 @@ void sgd_step(Backend backend, T* params, float* master, float* momentum_buffer,
                    momentum_buffer != nullptr,
                    o.nesterov,
                    o.first_step};
-    step(backend, params, master, momentum_buffer, static_cast<float*>(nullptr), grads, grad_scale, n, rule,
+    step(backend, params, master, momentum_buffer, static_cast<float*>(nullptr), grads, grad_scale, n, rounding, rule,
          o.first_step);
 }
 
 template <class Backend, class T>
 void rmsprop_step(Backend backend, T* params, float* master, float* square_avg, float* momentum_buffer,
-                  const float* grads, const float* grad_scale, int64_t n, RmspropOptions o) {
+                  const float* grads, const float* grad_scale, int64_t n, RmspropOptions o, Rounding rounding) {
     const Rmsprop rule{static_cast<float>(o.learning_rate), static_cast<float>(o.weight_decay),
                        static_cast<float>(o.alpha),         static_cast<float>(1.0 - o.alpha),
                        static_cast<float>(o.momentum),      static_cast<float>(o.epsilon),
                        momentum_buffer != nullptr};
-    step(backend, params, master, square_avg, momentum_buffer, grads, grad_scale, n, rule);
+    step(backend, params, master, square_avg, momentum_buffer, grads, grad_scale, n, rounding, rule);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

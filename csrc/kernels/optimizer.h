@@ -1,13 +1,22 @@
 // Optimizer steps over flat buffers of n elements, with PyTorch's formulas, so that settings carry over.
 //
-// T is the type of params. `master`, float, is the weight that is updated; params is its rounding to T. It may be null
-// for T = float: then params is updated itself. g = grads * *grad_scale is the gradient; grad_scale (1) may be null
-// for 1, and is read where the kernel runs, so that a clip factor never has to travel to the host.
+// T is the type of params. `master`, float, is the weight that is updated; params is its rounding to T. It may be null:
+// then params is updated itself, which for T = bf16 wants a Rounding. g = grads * *grad_scale is the gradient;
+// grad_scale (1) may be null for 1, and is read where the kernel runs, so that a clip factor never has to travel to the
+// host.
 #pragma once
 
 #include <cstdint>
 
 namespace llmcore {
+
+// Stochastic rounding of bf16 params that have no master (core/stochastic_rounding.h): steps far smaller than the
+// distance of two bf16 numbers, which rounding to nearest would lose, are then made in the mean. Element i takes word
+// i % 4 of the Philox block i / 4 of (seed, offset).
+struct Rounding {
+    bool stochastic = false;
+    uint64_t seed = 0, offset = 0;
+};
 
 struct AdamWOptions {
     double learning_rate, beta1, beta2, epsilon, weight_decay;
@@ -21,7 +30,7 @@ struct AdamWOptions {
 //   w -= learning_rate / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + epsilon)
 template <class Backend, class T>
 void adamw_step(Backend, T* params, float* master, float* m, float* v, const float* grads, const float* grad_scale,
-                int64_t n, AdamWOptions options);
+                int64_t n, AdamWOptions options, Rounding rounding);
 
 struct SgdOptions {
     double learning_rate, momentum, dampening, weight_decay;
@@ -34,7 +43,7 @@ struct SgdOptions {
 // momentum_buffer may be null: then w -= learning_rate * g.
 template <class Backend, class T>
 void sgd_step(Backend, T* params, float* master, float* momentum_buffer, const float* grads, const float* grad_scale,
-              int64_t n, SgdOptions options);
+              int64_t n, SgdOptions options, Rounding rounding);
 
 struct RmspropOptions {
     double learning_rate, alpha, epsilon, momentum, weight_decay;
@@ -47,6 +56,6 @@ struct RmspropOptions {
 // momentum_buffer may be null: then w -= learning_rate * g / (sqrt(square_avg) + epsilon).
 template <class Backend, class T>
 void rmsprop_step(Backend, T* params, float* master, float* square_avg, float* momentum_buffer, const float* grads,
-                  const float* grad_scale, int64_t n, RmspropOptions options);
+                  const float* grad_scale, int64_t n, RmspropOptions options, Rounding rounding);
 
 }  // namespace llmcore

@@ -12,11 +12,16 @@ void check_state(const char* op, const char* name, const Tensor& tensor, const T
 }
 
 void check_arguments(const char* op, const Tensor& params, const std::optional<Tensor>& master, const Tensor& grads,
-                     int64_t step, const std::optional<Tensor>& grad_scale) {
+                     int64_t step, const std::optional<Tensor>& grad_scale,
+                     const std::optional<uint64_t>& rounding_seed) {
     check_float(op, "params", params);
     check_state(op, "grads", grads, params);
-    LLMCORE_CHECK(master || params.dtype() == DType::kFloat32, op,
-                  ": bfloat16 params need a float32 master, for most steps are smaller than their rounding");
+    LLMCORE_CHECK(master || rounding_seed || params.dtype() == DType::kFloat32, op,
+                  ": bfloat16 params need a float32 master or a rounding_seed, for most steps are smaller than their "
+                  "rounding");
+    LLMCORE_CHECK(!rounding_seed || (!master && params.dtype() == DType::kBFloat16), op,
+                  ": rounding_seed is for bfloat16 params without a master, got ", name_of(params.dtype()), " params",
+                  master ? " with one" : "");
     if (master) check_state(op, "master", *master, params);
     if (grad_scale) check_dtype(op, "grad_scale", *grad_scale, DType::kFloat32);
     if (grad_scale) check_shape(op, "grad_scale", *grad_scale, {1});
@@ -32,6 +37,10 @@ void check_momentum(const char* op, const Tensor& params, const std::optional<Te
     if (buffer) check_state(op, "momentum_buffer", *buffer, params);
 }
 
+Rounding rounding_of(const std::optional<uint64_t>& seed, int64_t step) {
+    return {seed.has_value(), seed.value_or(0), static_cast<uint64_t>(step)};
+}
+
 float* floats(const std::optional<Tensor>& tensor) {
     return tensor.value_or(Tensor()).data<float>();
 }
@@ -40,8 +49,8 @@ float* floats(const std::optional<Tensor>& tensor) {
 
 void adamw_step(const Tensor& params, std::optional<Tensor> master, const Tensor& grads, const Tensor& m,
                 const Tensor& v, double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
-                int64_t step, std::optional<Tensor> grad_scale, bool adam_l2) {
-    check_arguments("adamw_step", params, master, grads, step, grad_scale);
+                int64_t step, std::optional<Tensor> grad_scale, bool adam_l2, std::optional<uint64_t> rounding_seed) {
+    check_arguments("adamw_step", params, master, grads, step, grad_scale, rounding_seed);
     check_state("adamw_step", "m", m, params);
     check_state("adamw_step", "v", v, params);
     check_fraction("adamw_step", "beta1", beta1);
@@ -50,14 +59,15 @@ void adamw_step(const Tensor& params, std::optional<Tensor> master, const Tensor
     dispatch(params, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         adamw_step(backend, params.data<T>(), floats(master), m.data<float>(), v.data<float>(), grads.data<float>(),
-                   floats(grad_scale), params.numel(), options);
+                   floats(grad_scale), params.numel(), options, rounding_of(rounding_seed, step));
     });
 }
 
 void sgd_step(const Tensor& params, std::optional<Tensor> master, const Tensor& grads,
               std::optional<Tensor> momentum_buffer, double learning_rate, double momentum, double dampening,
-              bool nesterov, double weight_decay, int64_t step, std::optional<Tensor> grad_scale) {
-    check_arguments("sgd_step", params, master, grads, step, grad_scale);
+              bool nesterov, double weight_decay, int64_t step, std::optional<Tensor> grad_scale,
+              std::optional<uint64_t> rounding_seed) {
+    check_arguments("sgd_step", params, master, grads, step, grad_scale, rounding_seed);
     check_momentum("sgd_step", params, momentum_buffer, momentum);
     LLMCORE_CHECK(!nesterov || (momentum > 0 && dampening == 0),
                   "sgd_step: nesterov needs momentum above 0 and dampening 0, got momentum ", momentum,
@@ -67,14 +77,15 @@ void sgd_step(const Tensor& params, std::optional<Tensor> master, const Tensor& 
     dispatch(params, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         sgd_step(backend, params.data<T>(), floats(master), floats(momentum_buffer), grads.data<float>(),
-                 floats(grad_scale), params.numel(), options);
+                 floats(grad_scale), params.numel(), options, rounding_of(rounding_seed, step));
     });
 }
 
 void rmsprop_step(const Tensor& params, std::optional<Tensor> master, const Tensor& grads, const Tensor& square_avg,
                   std::optional<Tensor> momentum_buffer, double learning_rate, double alpha, double epsilon,
-                  double momentum, double weight_decay, int64_t step, std::optional<Tensor> grad_scale) {
-    check_arguments("rmsprop_step", params, master, grads, step, grad_scale);
+                  double momentum, double weight_decay, int64_t step, std::optional<Tensor> grad_scale,
+                  std::optional<uint64_t> rounding_seed) {
+    check_arguments("rmsprop_step", params, master, grads, step, grad_scale, rounding_seed);
     check_state("rmsprop_step", "square_avg", square_avg, params);
     check_momentum("rmsprop_step", params, momentum_buffer, momentum);
     check_fraction("rmsprop_step", "alpha", alpha);
@@ -83,7 +94,8 @@ void rmsprop_step(const Tensor& params, std::optional<Tensor> master, const Tens
     dispatch(params, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         rmsprop_step(backend, params.data<T>(), floats(master), square_avg.data<float>(), floats(momentum_buffer),
-                     grads.data<float>(), floats(grad_scale), params.numel(), options);
+                     grads.data<float>(), floats(grad_scale), params.numel(), options,
+                     rounding_of(rounding_seed, step));
     });
 }
 

@@ -161,6 +161,7 @@ def _dry_run(options: PretrainOptions, args: Any, config: Any, folder: Path) -> 
         sequence_length=data.block_size,
         optim=args.optim,
         momentum="momentum" in (args.optim_args or ""),
+        stochastic_rounding="stochastic_rounding=true" in (args.optim_args or "").lower(),
         bf16=bool(args.bf16),
         activation_checkpointing=bool(args.activation_checkpointing),
         available=args.memory_limit_bytes(),

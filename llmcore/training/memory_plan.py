@@ -64,6 +64,7 @@ def plan_memory(
     optim: str = "adamw",
     momentum: bool = False,
     bf16: bool = False,
+    stochastic_rounding: bool = False,
     activation_checkpointing: bool = False,
     device: str = "cpu",
     available: int | None = None,
@@ -75,12 +76,12 @@ def plan_memory(
         num_parameters: all numbers, tied weights once; num_frozen: those among them that are not trained.
         batch_size, sequence_length: of one micro-batch.
         optim, momentum: the optimizer, and whether it keeps a momentum buffer besides.
-        bf16: weights and activations in bfloat16 (then with float32 master weights).
+        bf16: weights and activations in bfloat16, then with float32 master weights unless `stochastic_rounding`.
         activation_checkpointing: only the inputs of blocks are kept.
         available: bytes that may be used; None asks the machine.
     """
     element = 2 if bf16 else 4
-    states = _STATES[optim] + (1 if momentum else 0) + (1 if bf16 else 0)
+    states = _STATES[optim] + (1 if momentum else 0) + (1 if bf16 and not stochastic_rounding else 0)
     sizes = {
         "batch_size": batch_size,
         "sequence_length": sequence_length,

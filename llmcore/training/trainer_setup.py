@@ -287,6 +287,7 @@ class TrainerSetup:
             num_frozen=sum(size for size, trained in sizes if not trained),
             optim=args.optim,
             momentum="momentum" in (args.optim_args or ""),
+            stochastic_rounding="stochastic_rounding=true" in (args.optim_args or "").lower(),
             bf16=dtype == _core.DType.bfloat16,
             device=self._device(),
             available=available if limit is None else min(available, limit),

@@ -148,6 +148,81 @@ def test_a_bf16_master_learns_what_bf16_alone_would_round_away():
     np.testing.assert_array_equal(params.numpy(), np.float32(0.98828125))  # 0.99 in bf16
 
 
+def rounded_by_chance(values: np.ndarray, seed: int, step: int) -> np.ndarray:
+    """bfloat16 of float32 values: up if the 16 bits that are lost, plus 16 random ones, carry."""
+    random = [_core.philox(seed, step, block) for block in range(-(-len(values) // 4))]
+    words = np.array(random, np.uint32).reshape(-1)[: len(values)]
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = ((bits.astype(np.uint64) + (words >> 16)) & 0xFFFF0000).astype(np.uint32)
+    return np.where((bits & 0x7F800000) == 0x7F800000, bits, rounded).view(np.float32)
+
+
+def each_step(params, grads, n: int, step: int, seed: int, device: str) -> None:
+    """One step of each optimizer whose result is params - grads / 256 exactly; rmsprop divides by 1."""
+    rate = 2.0**-8
+    _core.sgd_step(params[0], None, grads, None, rate, 0.0, 0.0, False, 0.0, step, None, seed)
+    _core.adamw_step(params[1], None, grads, *(zeros(n, device) for _ in "mv"), rate, 0.0, 0.0, 0.0, 0.0, step, None,
+                     False, seed)  # fmt: skip
+    _core.rmsprop_step(params[2], None, grads, zeros(n, device), None, rate, 0.0, 0.0, 0.0, 0.0, step, None, seed)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("n", [1, 37, 600, 2051])
+def test_stochastic_rounding_takes_the_bits_of_its_elements(n, device):
+    """The same bits on every device: the steps here are exact, so that only the rounding is left."""
+    signs = np.sign(random_array((n,), 1))
+    start = random_array((n,), 2, dtype=BFLOAT16) + 4 * np.sign(random_array((n,), 2))
+    grads = _core.from_numpy(signs, None, device)
+    seed, step = 2**40 + 5, 3
+    params = [_core.from_numpy(start, BFLOAT16, device) for _ in range(3)]
+    each_step(params, grads, n, step, seed, device)
+    start = _core.from_numpy(start, BFLOAT16).numpy()
+    expected = rounded_by_chance(start - signs / 256, seed, step)
+    for ours in params:
+        np.testing.assert_array_equal(ours.numpy(), expected)
+    if n > 100:
+        nearest = _core.from_numpy(start - signs / 256, BFLOAT16).numpy()
+        assert 0.1 < (expected != nearest).mean() < 0.6
+        again = _core.from_numpy(start, BFLOAT16, device)
+        _core.sgd_step(again, None, grads, None, 2.0**-8, 0.0, 0.0, False, 0.0, step + 1, None, seed)
+        assert (again.numpy() != expected).any()
+
+
+@pytest.mark.small
+def test_stochastic_rounding_is_right_in_the_mean(device):
+    n = 4096
+    for exact in (1 + 2.0**-9, 1 + 2.0**-12, -(1 + 3 * 2.0**-9), 2 - 2.0**-10, 1e-30):  # 2^-7 between neighbours of 1
+        params, grads = (
+            _core.from_numpy(np.zeros(n), BFLOAT16, device),
+            _core.from_numpy(np.full(n, -exact), None, device),
+        )
+        _core.sgd_step(params, None, grads, None, 1.0, 0.0, 0.0, False, 0.0, 1, None, 11)
+        values = params.numpy().astype(np.float64)
+        low, high = values.min(), values.max()
+        distance = 2.0 ** (np.floor(np.log2(abs(exact))) - 7)
+        assert set(values) == {low, high} and high - low == pytest.approx(distance) and low <= exact <= high
+        chance = (exact - low) / (high - low)
+        assert abs(values.mean() - exact) < 5 * distance * np.sqrt(chance * (1 - chance) / n)
+
+
+def test_stochastic_rounding_in_a_replayed_graph_is_shifted(device):
+    if device == "cpu":  # nothing is replayed there
+        return
+    start, grads = np.full(100, 4.0), _core.from_numpy(np.ones(100), None, device)
+    for shift in (3 << 20, 0):
+        params = _core.from_numpy(start, BFLOAT16, device)
+        _core.set_random_shift(shift, device)
+        _core.sgd_step(params, None, grads, None, 2.0**-8, 0.0, 0.0, False, 0.0, 2, None, 5)
+        np.testing.assert_array_equal(params.numpy(), rounded_by_chance(start - 2.0**-8, 5, 2 + shift))
+
+
+def test_stochastic_rounding_leaves_what_needs_none(device):
+    values = np.array([1.0, -0.5, np.inf, -np.inf, np.nan, 0.0, 3.0, 2.0**100])
+    params, grads = _core.from_numpy(np.zeros(8), BFLOAT16, device), _core.from_numpy(-values, None, device)
+    _core.sgd_step(params, None, grads, None, 1.0, 0.0, 0.0, False, 0.0, 1, None, 5)
+    np.testing.assert_array_equal(params.numpy(), values.astype(np.float32))
+
+
 @pytest.mark.small
 def test_no_elements_and_any_shape(device):
     empty = [zeros(0, device) for _ in range(4)]
@@ -162,11 +237,16 @@ def test_wrong_arguments_are_refused():
     w, g, m, v = tensors(*[np.ones(4)] * 4)
     half = _core.zeros((4,), BFLOAT16)
 
-    def adamw(params=w, master=None, grads=g, first=m, beta1=0.9, step=1, grad_scale=None):
-        _core.adamw_step(params, master, grads, first, v, 0.1, beta1, 0.95, 1e-8, 0.1, step, grad_scale)
+    def adamw(params=w, master=None, grads=g, first=m, beta1=0.9, step=1, grad_scale=None, rounding_seed=None):
+        arguments = (params, master, grads, first, v, 0.1, beta1, 0.95, 1e-8, 0.1, step, grad_scale)
+        _core.adamw_step(*arguments, rounding_seed=rounding_seed)
 
-    with pytest.raises(ValueError, match="adamw_step: bfloat16 params need a float32 master"):
+    with pytest.raises(ValueError, match="adamw_step: bfloat16 params need a float32 master or a rounding_seed"):
         adamw(params=half)
+    with pytest.raises(ValueError, match="rounding_seed is for bfloat16 params without a master, got float32 params$"):
+        adamw(rounding_seed=1)
+    with pytest.raises(ValueError, match="without a master, got bfloat16 params with one"):
+        adamw(params=half, master=w, rounding_seed=1)
     with pytest.raises(ValueError, match="adamw_step: master must be float32, got bfloat16"):
         adamw(params=half, master=half)
     with pytest.raises(ValueError, match=r"adamw_step: m must have shape \(4\), got \(5\)"):
@@ -198,7 +278,9 @@ def test_same_bits_for_any_number_of_threads():
             _core.adamw_step(w, None, g, m, v, 0.1, 0.9, 0.95, 1e-8, 0.1, step, None)
             _core.sgd_step(w, None, g, m, 0.1, 0.9, 0.0, True, 0.1, step, None)
             _core.rmsprop_step(w, None, g, v, m, 0.1, 0.99, 1e-8, 0.9, 0.1, step, None)
-        results.append([t.numpy().copy() for t in (w, m, v)])
+        half = _core.from_numpy(random_array((n,), 5), BFLOAT16)
+        _core.sgd_step(half, None, g, None, 0.1, 0.0, 0.0, False, 0.1, 1, None, 9)
+        results.append([t.numpy().copy() for t in (w, m, v, half)])
     _core.set_num_threads(0)
     assert np.isfinite(results[0][0]).all()
     for other in results[1:]:
