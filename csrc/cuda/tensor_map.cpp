@@ -1,5 +1,7 @@
 #include "cuda/tensor_map.h"
 
+#include <array>
+#include <mutex>
 #include <string>
 
 #include "cuda/api.h"
@@ -25,10 +27,45 @@ Encode find_encode() {
     return reinterpret_cast<Encode>(function);
 }
 
+struct MapKey {
+    const bf16* data = nullptr;
+    std::array<int64_t, 3> sizes{};
+    std::array<int64_t, 2> steps{};
+    std::array<uint32_t, 3> box{};
+    bool operator==(const MapKey&) const = default;
+};
+
+// A map says nothing of what lies in memory, so one that was made for an address stays right, whatever the address is
+// used for since. A training step asks for the same few hundred maps again and again.
+struct MapCache {
+    static constexpr size_t kPlaces = 1024;  // a map whose place is taken by another replaces it
+    std::mutex lock;
+    std::array<MapKey, kPlaces> keys;
+    std::array<CUtensorMap, kPlaces> maps;
+    uint64_t encoded = 0;
+
+    static size_t place_of(const MapKey& key) {
+        uint64_t hash = reinterpret_cast<uintptr_t>(key.data);
+        auto mix = [&](uint64_t value) {
+            hash = (hash ^ value) * 0x9E3779B97F4A7C15u;
+            hash ^= hash >> 32;
+        };
+        for (int64_t size : key.sizes) mix(static_cast<uint64_t>(size));
+        for (int64_t step : key.steps) mix(static_cast<uint64_t>(step));
+        for (uint32_t edge : key.box) mix(edge);
+        return hash % kPlaces;
+    }
+};
+
+MapCache& map_cache() {
+    static auto* cache = new MapCache;
+    return *cache;
+}
+
 }  // namespace
 
-CUtensorMap bf16_tensor_map(const bf16* data, const int64_t (&sizes)[3], const int64_t (&steps)[2],
-                            const uint32_t (&box)[3]) {
+static CUtensorMap encode_map(const bf16* data, const int64_t (&sizes)[3], const int64_t (&steps)[2],
+                              const uint32_t (&box)[3]) {
     static const Encode encode = find_encode();
     cuuint64_t dimensions[3], strides[2];
     for (int i = 0; i < 3; ++i) dimensions[i] = static_cast<cuuint64_t>(sizes[i]);
@@ -43,6 +80,26 @@ CUtensorMap bf16_tensor_map(const bf16* data, const int64_t (&sizes)[3], const i
         throw std::runtime_error(concat("cuTensorMapEncodeTiled: CUresult ", static_cast<int>(result), " for (",
                                         sizes[2], ", ", sizes[1], ", ", sizes[0], ") bfloat16"));
     return map;
+}
+
+CUtensorMap bf16_tensor_map(const bf16* data, const int64_t (&sizes)[3], const int64_t (&steps)[2],
+                            const uint32_t (&box)[3]) {
+    const MapKey key{data, std::to_array(sizes), std::to_array(steps), std::to_array(box)};
+    MapCache& cache = map_cache();
+    const size_t place = MapCache::place_of(key);
+    std::lock_guard guard(cache.lock);
+    if (!(cache.keys[place] == key)) {
+        cache.maps[place] = encode_map(data, sizes, steps, box);  // throws before the key is written
+        cache.keys[place] = key;
+        ++cache.encoded;
+    }
+    return cache.maps[place];
+}
+
+uint64_t encoded_tensor_maps() {
+    MapCache& cache = map_cache();
+    std::lock_guard guard(cache.lock);
+    return cache.encoded;
 }
 
 }  // namespace llmcore

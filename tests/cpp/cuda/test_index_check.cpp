@@ -60,6 +60,10 @@ TEST(index_check_keeps_the_first_element_that_is_outside) {
                 EXPECT(waiting() == "");  // thrown once
             }
         }
+        Ids ids(5000, 0);
+        for (size_t element : {3100u, 2076u, 1052u}) ids.set(element, 9);  // one thread's
+        ids.check(rule_of("op", 7));
+        EXPECT(waiting() == "op ids 1052 9 7");
     });
 }
 
