@@ -101,7 +101,7 @@ LLMCORE_DEVICE void add_rows(float (&sums)[kChunk], const Backward<T>& a, const 
 
 // A block to a piece and 256 columns.
 template <class T>
-__global__ void __launch_bounds__(kMapThreads, 2) add_pieces_kernel(Backward<T> a) {
+__global__ void __launch_bounds__(kMapThreads, 2) add_runs_kernel(Backward<T> a) {
     LLMCORE_SHARED(int32_t[kPiece], ids);
     LLMCORE_SHARED(int32_t[kPiece], rows);
     LLMCORE_SHARED(int32_t[kPiece + 1], starts);  // of the runs
@@ -234,7 +234,7 @@ void embedding_backward(Backend backend, float* dweight, const T* dy, const int3
     }
     const SortedIds sorted = sort_by_id(backend, ids, indices, N, V);
     const Backward<T> arguments{dweight, sums, dy, sorted.ids, sorted.rows, N, V, C, vectors};
-    launch({dim3(over(N, kPiece), over(C, kColumns)), kMapThreads, 0, backend.stream}, add_pieces_kernel<T>, arguments);
+    launch({dim3(over(N, kPiece), over(C, kColumns)), kMapThreads, 0, backend.stream}, add_runs_kernel<T>, arguments);
     if (N > kPiece)
         launch({dim3(over(N, kPiece) - 1, over(C, kMapThreads)), kMapThreads, 0, backend.stream},
                add_long_runs_kernel<T>, arguments);

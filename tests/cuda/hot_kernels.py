@@ -38,4 +38,11 @@ HOT_KERNELS = {
     "sum_row_parts_kernel": Expectation(64, ("LDG.E", "STG.E")),
     "map_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
     "dropout_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
+    # Two blocks of 256 threads on a multiprocessor.
+    "norm_forward_kernel": Expectation(128, ("LDG.E.EF.128", "STG.E.128")),
+    "norm_backward_kernel": Expectation(128, ("LDG.E.EF.128", "STG.E.128")),
+    "add_runs_kernel": Expectation(128, ("LDG.E.128", "STG.E.128")),
+    "squared_norm_kernel": Expectation(64, ("LDG.E.128", "DFMA")),
+    "rope_kernel": Expectation(64, ("LDG.E", "STG.E")),
+    "step_kernel": Expectation(80, ("LDG.E.128", "STG.E.128")),
 }
