@@ -163,9 +163,9 @@ def test_same_bits_for_any_number_of_threads():
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("C", [96, 99, 2048])
+@pytest.mark.parametrize("C", [96, 99])
 def test_same_bits_every_time(C, device):
-    x, dy = random_array((203 if C < 1000 else 300, C), 1), random_array((203 if C < 1000 else 300, C), 2)
+    x, dy = random_array((203, C), 1), random_array((203, C), 2)
     results = []
     for _ in schedules(device):
         tx, tw = leaf(x, device=device), leaf(np.ones(C), device=device)
