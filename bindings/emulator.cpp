@@ -59,4 +59,13 @@ void bind_emulator(py::module_& m) {
     emulator.def("reset_statistics", [] { emu::statistics() = {}; });
     emulator.def("race_detection", &emu::race_detection);
     emulator.def("leak_report", &emu::leak_report);
+    emulator.def(
+        "inject_error", [](int error, int calls_before) { emu::inject_error(cudaError_t(error), calls_before); },
+        py::arg("error"), py::arg("calls_before") = 0);
+    emulator.def("stream_waits", [] {
+        std::vector<std::pair<uintptr_t, uintptr_t>> waits;
+        for (auto [waiting, other] : emu::stream_waits())
+            waits.emplace_back(reinterpret_cast<uintptr_t>(waiting), reinterpret_cast<uintptr_t>(other));
+        return waits;
+    });
 }

@@ -1,10 +1,11 @@
-// _core.CudaGraph: capture and replay of a device's work.
+// _core.CudaGraph: capture and replay of a device's work; _core.Event: how long a device takes.
 #include "core/graph.h"
 
 #include <memory>
 #include <optional>
 
 #include "bindings.h"
+#include "core/event.h"
 
 namespace py = pybind11;
 using namespace llmcore;
@@ -69,4 +70,23 @@ Raises:
         .def("replay", &Graph::replay, py::call_guard<py::gil_scoped_release>(),
              "Does the recorded work again, in the order of the device's other work.")
         .def_property_readonly("device", [](const Graph& graph) { return name_of(graph.device()); });
+
+    auto release = py::call_guard<py::gil_scoped_release>();
+    py::class_<Event>(m, "Event", R"(A moment in a device's work, to time what lies between two of them.
+
+    begin, end = _core.Event("cuda"), _core.Event("cuda")
+    begin.record()
+    y = _core.matmul(a, b)
+    end.record()
+    end.seconds_since(begin)    # waits for `end`; the device's own time, without Python's
+
+On the CPU, where work is done when its call returns, it is the clock.
+
+Raises:
+    ValueError: an event was not recorded, or they belong to two devices.)")
+        .def(py::init([](const std::string& device) { return std::make_unique<Event>(parse_device(device)); }),
+             py::arg("device"))
+        .def("record", &Event::record, "After all work that was given to the device so far.")
+        .def("synchronize", &Event::synchronize, release, "Waits until that work is done.")
+        .def("seconds_since", &Event::seconds_since, py::arg("begin"), release);
 }

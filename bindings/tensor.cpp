@@ -103,8 +103,8 @@ void bind_tensor(py::module_& m) {
 
     auto release = py::call_guard<py::gil_scoped_release>();
     // Functions of a reference, not pointers to members: those would take None for self, and dereference it.
-    py::class_<Tensor>(m, "Tensor")
-        .def_property_readonly("shape", &shape_of)
+    py::class_<Tensor> tensor(m, "Tensor");
+    tensor.def_property_readonly("shape", &shape_of)
         .def_property_readonly("dtype", [](const Tensor& t) { return t.dtype(); })
         .def_property_readonly("device", [](const Tensor& t) { return name_of(t.device()); })
         .def_property_readonly("numel", [](const Tensor& t) { return t.numel(); })
@@ -129,6 +129,7 @@ void bind_tensor(py::module_& m) {
         .def(
             "label", [](const Tensor& t, const std::string& what) { label_memory(t.storage(), what); }, py::arg("what"))
         .def("__repr__", &describe);
+    bind_dlpack(m, tensor);
 
     m.def(
         "empty",

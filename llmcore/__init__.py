@@ -57,6 +57,7 @@ _PUBLIC = {
     "TrainingArguments": "llmcore.training.arguments",
     "checkpoint": "llmcore.autograd",
     "default_data_collator": "llmcore.data.collators",
+    "from_dlpack": "llmcore.autograd",
     "get_peft_model": "llmcore.models",
     "get_scheduler": "llmcore.schedule",
     "no_grad": "llmcore.autograd",

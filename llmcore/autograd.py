@@ -87,6 +87,22 @@ class Tensor:
     def item(self) -> float:
         return self.data.item()
 
+    def __dlpack__(self, **options: Any) -> Any:
+        """The numbers for another library, without a copy: `torch.from_dlpack(x)`, `np.from_dlpack(x)`.
+
+        On CUDA the consumer's stream (`stream`, as DLPack numbers them) waits for what was computed so far. What the
+        consumer writes is seen here, and the other way round; the tape knows nothing of it.
+        """
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.data.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3; on CUDA and not for bfloat16, which it has no name for: there AttributeError."""
+        return self.data.__cuda_array_interface__
+
     def argmax(self, axis: int | None = None) -> Any:
         """Where the largest value stands: a NumPy integer, or an array of them along `axis`."""
         return self.numpy().argmax(axis=axis)
@@ -171,6 +187,21 @@ class Tensor:
 def tensor(values: Any, dtype: _core.DType | None = None, requires_grad: bool = False, device: str = "cpu") -> Tensor:
     """A leaf from an array or nested lists: floats become float32, integers int32, unless `dtype` says otherwise."""
     return Tensor(_core.from_numpy(np.asarray(values), dtype, device), requires_grad)
+
+
+def from_dlpack(array: Any) -> Tensor:
+    """A leaf in the memory of another library's array, without a copy: PyTorch, NumPy, CuPy, JAX, on the CPU or CUDA.
+
+    Writing to one is seen in the other. The memory lives as long as either needs it; on CUDA our stream waits for the
+    work that the array's library has started on it, and the memory goes back to it when ours is done.
+
+    Args:
+        array: has `__dlpack__`; float32, bfloat16 or int32, row-major without gaps, writable.
+
+    Raises:
+        ValueError: another type, layout or device, or read-only memory; `tensor` copies what this refuses.
+    """
+    return Tensor(_core.from_dlpack(array))
 
 
 class Edge:

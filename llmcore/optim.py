@@ -148,6 +148,11 @@ class Optimizer:
         group.state = {name: _core.zeros(shape, _core.DType.float32, device) for name in self.state_names}
         if group.data.dtype != _core.DType.float32 and group.rounding_seed is None:
             group.master = group.data.cast(_core.DType.float32)
+            group.master.label("master weights")
+        group.data.label("weights")
+        group.grads.label("gradients")
+        for state in group.state.values():
+            state.label("optimizer state")
         _attach(group)
 
     def zero_grad(self) -> None:

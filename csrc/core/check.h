@@ -15,6 +15,12 @@ class OutOfMemory : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// What a device reports: a launch or a copy that failed, an error that a kernel left behind. RuntimeError in Python.
+class DeviceError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
 // Numbers without a stream: streams ask the global locale, and where another library in the process (PyTorch, say)
 // brings a C++ runtime of its own, the locale's parts are looked up under that one's numbers and every figure prints as
 // nothing.

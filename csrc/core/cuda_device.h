@@ -8,7 +8,8 @@
 
 #include "core/backend.h"
 
-struct CUgraphExec_st;  // a cudaGraphExec_t points to it
+struct CUevent_st;      // a cudaEvent_t points to it
+struct CUgraphExec_st;  // a cudaGraphExec_t
 
 namespace llmcore {
 
@@ -39,7 +40,8 @@ DeviceFacts describe(int device);
 void* allocate(size_t bytes, int device);
 void release(void* memory, int device);
 
-// In the order of the device's stream. `zero` returns at once; the copies return when the host may touch its side.
+// In the order of the device's stream. `zero` returns at once; the copies return when the host may touch its side,
+// which is before a small copy to the device has run.
 void zero(void* memory, size_t bytes, int device);
 void copy_to_device(void* to, const void* from, size_t bytes, int device);
 void copy_to_host(void* to, const void* from, size_t bytes, int device);
@@ -55,6 +57,19 @@ void synchronize(int device);
 
 // core/index_check.h for ids on the device, in the order of its stream.
 void check_indices(const int32_t* ids, int64_t n, const IndexRule& rule, int device);
+
+// Moments in the device's work: see core/event.h.
+CUevent_st* create_event(int device);
+void destroy_event(CUevent_st* event);
+void record_event(CUevent_st* event, int device);
+void wait_for_event(CUevent_st* event, int device);
+double seconds_between(CUevent_st* begin, CUevent_st* end);
+
+// Other libraries' streams: see core/streams.h.
+uintptr_t stream_address(int device);
+void let_stream_wait(uintptr_t stream, int device);
+void wait_for_stream(uintptr_t stream, int device);
+void finish(int device);
 
 // Graphs: see core/graph.h. Between begin_ and end_capture, open() hands the calling thread a stream that records.
 void begin_capture(int device);

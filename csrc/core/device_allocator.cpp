@@ -127,6 +127,7 @@ void DeviceAllocator::reset_peak() {
 void DeviceAllocator::set_limit(size_t bytes) {
     std::lock_guard lock(mutex_);
     stats_.limit = bytes;
+    if (bytes != 0 && stats_.reserved > bytes && recording_ == nullptr) cache_.release_free_segments();
 }
 
 void DeviceAllocator::empty_cache() {

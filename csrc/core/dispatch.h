@@ -24,7 +24,11 @@ auto dispatch_backend(Device device, F&& f) {
     RunningOn running(device);
     if (device.type == DeviceType::kCuda) {
 #if LLMCORE_FAMILY_HAS_CUDA
-        return f(cuda::open(device.index));
+        try {
+            return f(cuda::open(device.index));
+        } catch (const DeviceError& error) {
+            throw DeviceError(concat(LLMCORE_FAMILY, ": ", error.what()));
+        }
 #else
         refuse_cuda(LLMCORE_FAMILY, device);
 #endif

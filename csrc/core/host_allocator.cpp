@@ -43,7 +43,9 @@ std::shared_ptr<void> HostAllocator::allocate(size_t bytes) {
 
 MemoryStats HostAllocator::stats() {
     std::lock_guard lock(mutex_);
-    return stats_;
+    MemoryStats stats = stats_;
+    std::erase_if(stats.by_label, [](const auto& entry) { return entry.second == 0; });
+    return stats;
 }
 
 void HostAllocator::reset_peak() {

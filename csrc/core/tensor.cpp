@@ -47,6 +47,16 @@ Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
     return tensor;
 }
 
+Tensor Tensor::in_storage(std::shared_ptr<void> storage, Shape shape, DType dtype, Device device) {
+    Tensor tensor;
+    tensor.numel_ = numel_of(shape);
+    tensor.shape_ = std::move(shape);
+    tensor.dtype_ = dtype;
+    tensor.device_ = device;
+    tensor.storage_ = std::move(storage);
+    return tensor;
+}
+
 Tensor Tensor::to(Device device) const {
     if (device == device_) return *this;
     Tensor result = empty(shape_, dtype_, device);

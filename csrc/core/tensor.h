@@ -25,6 +25,9 @@ class Tensor {
     static Tensor empty(Shape shape, DType dtype, Device device);
     static Tensor zeros(Shape shape, DType dtype, Device device);
 
+    // Memory of another owner: row-major, at least one element. It lives as long as `storage` does.
+    static Tensor in_storage(std::shared_ptr<void> storage, Shape shape, DType dtype, Device device);
+
     bool defined() const { return storage_ != nullptr; }
     const Shape& shape() const { return shape_; }
     int64_t dim() const { return static_cast<int64_t>(shape_.size()); }

@@ -1,10 +1,10 @@
 // Graphs: what core/graph.h asks of core/cuda_device.h.
-#include "cuda/capture.h"
-
 #include <string>
+#include <utility>
 
 #include "core/check.h"
 #include "core/cuda_device.h"
+#include "cuda/runtime.h"
 
 namespace llmcore::cuda {
 namespace {

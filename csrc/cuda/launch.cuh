@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -11,6 +12,10 @@
 #if LLMCORE_EMULATE
 #include "emu/host.h"
 #include "emu/scheduler.h"
+#else
+#include <cxxabi.h>
+
+#include <cstdlib>
 #endif
 
 namespace llmcore {
@@ -24,6 +29,18 @@ struct Launch {
     bool all_resident = false;       // a cooperative launch: all blocks run at once and may wait for each other
 };
 
+// "kernel add_rows<float> with grid (132, 1, 1), block (256, 1, 1), 98304 bytes of shared memory on cuda:0: ...".
+// `name` is empty where it is not known.
+inline void check_launch(cudaError_t error, const Launch& shape, const std::string& name) {
+    if (error == cudaSuccess) return;
+    (void)cudaGetLastError();
+    auto text_of = [](dim3 size) { return concat("(", size.x, ", ", size.y, ", ", size.z, ")"); };
+    throw DeviceError(sentence_of(
+        error, concat("kernel ", name, name.empty() ? "" : " ", "with grid ", text_of(shape.grid), ", block ",
+                      text_of(shape.block), shape.cluster > 1 ? concat(", clusters of ", shape.cluster) : "", ", ",
+                      shape.shared_bytes, " bytes of shared memory")));
+}
+
 #if LLMCORE_EMULATE
 
 template <class... Parameters, class... Arguments>
@@ -31,6 +48,7 @@ void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... a
     // Copied once for all threads, like the parameter buffer of a GPU.
     std::tuple<std::decay_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
     emu::check_launch(shape.shared_bytes, shape.cluster);
+    check_launch(emu::injected_error(), shape, "");
     emu::submit(shape.stream, [shape, kernel, parameters] {
         const emu::LaunchShape run_as{.grid = shape.grid,
                                       .block = shape.block,
@@ -43,6 +61,17 @@ void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... a
 }
 
 #else
+
+// As it is written in the source; "" if CUDA does not say.
+inline std::string name_of_kernel(const void* kernel) {
+    const char* mangled = nullptr;
+    if (cudaFuncGetName(&mangled, kernel) != cudaSuccess || mangled == nullptr) return "";
+    int status = 0;
+    char* readable = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
+    std::string name = readable != nullptr ? readable : mangled;
+    std::free(readable);
+    return name.substr(0, name.find('('));
+}
 
 template <class... Parameters, class... Arguments>
 void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
@@ -69,11 +98,12 @@ void launch(const Launch& shape, void (*kernel)(Parameters...), Arguments&&... a
         attribute.id = cudaLaunchAttributeCooperative;
         attribute.val.cooperative = 1;
     }
+    cudaError_t status = cudaSuccess;
     if (shape.shared_bytes > 48 * 1024)
-        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(shape.shared_bytes)),
-                   "cudaFuncSetAttribute");
-    check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "kernel launch");
+        status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(shape.shared_bytes));
+    if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+    if (status != cudaSuccess) check_launch(status, shape, name_of_kernel(reinterpret_cast<const void*>(kernel)));
 }
 
 #endif

@@ -1,4 +1,6 @@
 // Devices, their streams and their memory, as core/cuda_device.h asks for them.
+#include "cuda/runtime.h"
+
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -8,9 +10,9 @@
 #include "core/check.h"
 #include "core/cuda_device.h"
 #include "cuda/api.h"
-#include "cuda/capture.h"
 #include "cuda/index_check.h"
 #include "cuda/random_shift.h"
+#include "cuda/staging.h"
 
 namespace llmcore::cuda {
 namespace {
@@ -90,13 +92,22 @@ OpenDevice open_device(int device) {
     return opened;
 }
 
+struct OpenDevices {
+    std::mutex mutex;
+    std::vector<std::unique_ptr<OpenDevice>> slots{static_cast<size_t>(device_count())};
+
+    static OpenDevices& instance() {
+        static auto* all = new OpenDevices;
+        return *all;
+    }
+};
+
 // The device, made current for the calling thread.
 const OpenDevice& opened(int device) {
-    static auto* lock = new std::mutex;
-    static auto* devices = new std::vector<std::unique_ptr<OpenDevice>>(static_cast<size_t>(device_count()));
     LLMCORE_CUDA_CHECK(cudaSetDevice(device));
-    std::lock_guard guard(*lock);
-    std::unique_ptr<OpenDevice>& slot = devices->at(static_cast<size_t>(device));
+    OpenDevices& all = OpenDevices::instance();
+    std::lock_guard guard(all.mutex);
+    std::unique_ptr<OpenDevice>& slot = all.slots.at(static_cast<size_t>(device));
     if (slot == nullptr) slot = std::make_unique<OpenDevice>(open_device(device));
     return *slot;
 }
@@ -119,6 +130,13 @@ Cuda open(int device) {
     Cuda backend = opened(device).backend;
     if (cudaStream_t recording = recording_stream(device)) backend.stream = recording;
     return backend;
+}
+
+cudaStream_t opened_stream(int device) {
+    OpenDevices& all = OpenDevices::instance();
+    std::lock_guard guard(all.mutex);
+    const std::unique_ptr<OpenDevice>& slot = all.slots.at(static_cast<size_t>(device));
+    return slot != nullptr ? slot->backend.stream : nullptr;
 }
 
 DeviceFacts describe(int device) {
@@ -161,6 +179,7 @@ void zero(void* memory, size_t bytes, int device) {
 void copy_to_device(void* to, const void* from, size_t bytes, int device) {
     refuse_in_capture(device, "a copy from the CPU");
     cudaStream_t stream = open(device).stream;
+    if (bytes == 0 || copy_through_staging(to, from, bytes, stream, device)) return;
     LLMCORE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
     wait_for(stream);
 }

@@ -12,6 +12,52 @@ namespace {
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
+struct ErrorText {
+    cudaError_t error;
+    const char *name, *text;
+};
+
+#define LLMCORE_ERROR_TEXT(error, text) {error, #error, text}
+constexpr ErrorText kErrorTexts[] = {
+    LLMCORE_ERROR_TEXT(cudaSuccess, "no error"),
+    LLMCORE_ERROR_TEXT(cudaErrorInvalidValue, "invalid argument"),
+    LLMCORE_ERROR_TEXT(cudaErrorMemoryAllocation, "out of memory"),
+    LLMCORE_ERROR_TEXT(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    LLMCORE_ERROR_TEXT(cudaErrorInvalidDevice, "invalid device ordinal"),
+    LLMCORE_ERROR_TEXT(cudaErrorECCUncorrectable, "uncorrectable ECC error encountered"),
+    LLMCORE_ERROR_TEXT(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    LLMCORE_ERROR_TEXT(cudaErrorIllegalState, "the operation cannot be performed in the present state"),
+    LLMCORE_ERROR_TEXT(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    LLMCORE_ERROR_TEXT(cudaErrorLaunchTimeout, "the launch timed out and was terminated"),
+    LLMCORE_ERROR_TEXT(cudaErrorAssert, "device-side assert triggered"),
+    LLMCORE_ERROR_TEXT(cudaErrorHardwareStackError, "hardware stack error"),
+    LLMCORE_ERROR_TEXT(cudaErrorIllegalInstruction, "an illegal instruction was encountered"),
+    LLMCORE_ERROR_TEXT(cudaErrorMisalignedAddress, "misaligned address"),
+    LLMCORE_ERROR_TEXT(cudaErrorInvalidAddressSpace, "operation not supported on global/shared address space"),
+    LLMCORE_ERROR_TEXT(cudaErrorInvalidPc, "invalid program counter"),
+    LLMCORE_ERROR_TEXT(cudaErrorLaunchFailure, "unspecified launch failure"),
+    LLMCORE_ERROR_TEXT(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    LLMCORE_ERROR_TEXT(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
+};
+#undef LLMCORE_ERROR_TEXT
+
+struct Injected {
+    cudaError_t error = cudaSuccess;
+    int calls_before = 0;
+};
+Injected injected;
+
+// "h100" or, with another amount of memory in MiB, "h100:64".
+cudaDeviceProp parse_device(const std::string& text) {
+    const std::string name = text.substr(0, text.find(':'));
+    if (name != "h100" && name != "a100")
+        throw Error("device", "LLMCORE_EMULATED_DEVICES holds h100 and a100, or is none; got " + text);
+    cudaDeviceProp properties = name == "h100" ? pretend_h100() : pretend_a100();
+    if (name.size() < text.size())
+        properties.totalGlobalMem = std::strtoull(text.c_str() + name.size() + 1, nullptr, 10) << 20;
+    return properties;
+}
+
 std::vector<cudaDeviceProp> devices_of_the_environment() {
     const char* names = std::getenv("LLMCORE_EMULATED_DEVICES");
     if (names == nullptr || *names == '\0') return {pretend_h100()};
@@ -19,11 +65,9 @@ std::vector<cudaDeviceProp> devices_of_the_environment() {
     std::string rest = names;
     if (rest == "none") return found;
     while (!rest.empty()) {
-        std::string name = rest.substr(0, rest.find(','));
-        rest.erase(0, name.size() + 1);
-        if (name != "h100" && name != "a100")
-            throw Error("device", "LLMCORE_EMULATED_DEVICES holds h100 and a100, or is none; got " + name);
-        found.push_back(name == "h100" ? pretend_h100() : pretend_a100());
+        const std::string text = rest.substr(0, rest.find(','));
+        rest.erase(0, text.size() + 1);
+        found.push_back(parse_device(text));
     }
     return found;
 }
@@ -92,51 +136,34 @@ int device_of_thread() {
     return current_device;
 }
 
+void inject_error(cudaError_t error, int calls_before) {
+    std::lock_guard lock(machine_lock());
+    injected = {error, calls_before};
+}
+
+cudaError_t injected_error() {
+    std::lock_guard lock(machine_lock());
+    if (injected.error == cudaSuccess || injected.calls_before-- > 0) return cudaSuccess;
+    const cudaError_t error = injected.error;
+    injected.calls_before = 0;
+    if (error < cudaErrorIllegalAddress || error > cudaErrorLaunchFailure) injected.error = cudaSuccess;
+    return report(error);
+}
+
 }  // namespace llmcore::emu
 
 using namespace llmcore::emu;
 
 const char* cudaGetErrorName(cudaError_t error) {
-    switch (error) {
-        case cudaSuccess:
-            return "cudaSuccess";
-        case cudaErrorInvalidValue:
-            return "cudaErrorInvalidValue";
-        case cudaErrorMemoryAllocation:
-            return "cudaErrorMemoryAllocation";
-        case cudaErrorNoDevice:
-            return "cudaErrorNoDevice";
-        case cudaErrorInvalidDevice:
-            return "cudaErrorInvalidDevice";
-        case cudaErrorInvalidResourceHandle:
-            return "cudaErrorInvalidResourceHandle";
-        case cudaErrorStreamCaptureUnsupported:
-            return "cudaErrorStreamCaptureUnsupported";
-        case cudaErrorStreamCaptureInvalidated:
-            return "cudaErrorStreamCaptureInvalidated";
-        case cudaErrorIllegalState:
-            return "cudaErrorIllegalState";
-    }
+    for (const ErrorText& each : kErrorTexts)
+        if (each.error == error) return each.name;
     return "unrecognized error code";
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
-    switch (error) {
-        case cudaErrorInvalidValue:
-            return "invalid argument";
-        case cudaErrorMemoryAllocation:
-            return "out of memory";
-        case cudaErrorNoDevice:
-            return "no CUDA-capable device is detected";
-        case cudaErrorInvalidDevice:
-            return "invalid device ordinal";
-        case cudaErrorInvalidResourceHandle:
-            return "invalid resource handle";
-        case cudaErrorStreamCaptureUnsupported:
-            return "operation not permitted when stream is capturing";
-        default:
-            return cudaGetErrorName(error);
-    }
+    for (const ErrorText& each : kErrorTexts)
+        if (each.error == error) return each.text;
+    return "unrecognized error code";
 }
 
 cudaError_t cudaGetLastError() {

@@ -65,6 +65,8 @@ using namespace llmcore::emu;
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     std::lock_guard lock(machine_lock());
     *pointer = nullptr;
+    if (!may_allocate()) return report(cudaErrorStreamCaptureUnsupported);
+    if (cudaError_t error = injected_error()) return error;
     if (bytes == 0) return cudaSuccess;
     const int device = device_of_thread();
     MemoryAccount& account = memory().accounts[device];
@@ -82,6 +84,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
     std::lock_guard lock(machine_lock());
     if (pointer == nullptr) return cudaSuccess;
+    if (!may_allocate()) return report(cudaErrorStreamCaptureUnsupported);
     auto found = memory().blocks.find(static_cast<char*>(pointer));
     if (found == memory().blocks.end()) return report(cudaErrorInvalidValue);
     MemoryAccount& account = memory().accounts[found->second.device];
@@ -94,6 +97,7 @@ cudaError_t cudaFree(void* pointer) {
 
 // Kernels reach all memory of the host here. What is pinned is not an allocation of a device.
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
+    if (cudaError_t error = injected_error()) return error;
     return posix_memalign(pointer, kAlignment, bytes) == 0 ? cudaSuccess : report(cudaErrorMemoryAllocation);
 }
 
@@ -105,6 +109,7 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    if (cudaError_t error = injected_error()) return error;
     if (bytes == 0) return cudaSuccess;
     {
         std::lock_guard lock(machine_lock());
@@ -129,6 +134,7 @@ cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int f
 }
 
 cudaError_t cudaMemsetAsync(void* pointer, int byte, size_t bytes, cudaStream_t stream) {
+    if (cudaError_t error = injected_error()) return error;
     if (bytes == 0) return cudaSuccess;
     {
         std::lock_guard lock(machine_lock());

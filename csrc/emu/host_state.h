@@ -13,5 +13,6 @@ std::recursive_mutex& machine_lock();
 
 cudaError_t report(cudaError_t error);  // remembers it for cudaGetLastError, and returns it
 int device_of_thread();
+bool may_allocate();  // false while the calling thread captures a stream, unless in the relaxed mode
 
 }  // namespace llmcore::emu

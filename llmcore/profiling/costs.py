@@ -27,7 +27,7 @@ class Cost:
 def cost_of(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Cost:
     """The cost of one call of `_core`. An op without a rule of its own moves its arguments and results."""
     arguments = [*args, *kwargs.values()]
-    tensors = _tensors([arguments, result])
+    tensors = tensors_in([arguments, result])
     first = next((tensor for tensor in tensors if tensor.dtype != _core.DType.int32), None)
     dtype = first.dtype if first is not None else _core.DType.float32
     flops, nbytes, shape = 0.0, float(sum(tensor.nbytes for tensor in tensors)), _spell(first)
@@ -38,13 +38,14 @@ def cost_of(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any)
     return Cost(flops, nbytes, dtype, shape)
 
 
-def _tensors(values: Iterable[Any]) -> list[_core.Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[_core.Tensor]:
+    """The tensors among the values, and in their lists and tuples."""
     found = []
     for value in values:
         if isinstance(value, _core.Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
+            found += tensors_in(value)
     return found
 
 
@@ -121,7 +122,7 @@ def _linear_cross_entropy(products: int, first: int) -> Rule:
         x, weight = arguments[first], arguments[first + 1]
         V, C = weight.shape
         rows = x.numel // C
-        sums = sum(t.nbytes for t in _tensors(arguments[first + 2 :]) if t.shape == weight.shape)  # dweight, read too
+        sums = sum(t.nbytes for t in tensors_in(arguments[first + 2 :]) if t.shape == weight.shape)  # dweight, read too
         return 2.0 * products * rows * V * C, nbytes + sums, f"{rows} x {V} x {C}"
 
     return rule
@@ -139,7 +140,7 @@ def _gather(rows_moved: int) -> Rule:
 
 def _optimizer_step(arguments: list[Any], result: Any, nbytes: float) -> tuple[float, float, str]:
     params, master, grads, *rest = arguments
-    states = sum(state.nbytes for state in _tensors(rest) if state.numel == params.numel)
+    states = sum(state.nbytes for state in tensors_in(rest) if state.numel == params.numel)
     weights = 2 * params.nbytes if master is None else params.nbytes + 2 * master.nbytes
     return 0.0, float(weights + grads.nbytes + 2 * states), _spell(params)
 

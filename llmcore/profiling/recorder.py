@@ -2,7 +2,8 @@
 
 While a recording runs, each op of `llmcore._core` is replaced by a function that calls it and takes the time;
 afterwards the ops are what they were. So nothing is spent while nothing is recorded, and no op can be forgotten.
-Kernels have finished when their call returns, so a call's time is the kernel's.
+On the CPU kernels have finished when their call returns, so a call's time is the kernel's. On CUDA they run later:
+there the device itself says how long it took, between two events around the call.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmcore import _core
-from llmcore.profiling.costs import Cost, cost_of
+from llmcore.profiling.costs import Cost, cost_of, tensors_in
 
 # Not kernels: questions and settings.
 _NOT_RECORDED = frozenset(
     """check_device cpu_isa cuda_build empty_cache memory_stats num_threads philox reset_peak_memory set_memory_limit
-    set_num_threads""".split()
+    set_num_threads set_random_shift synchronize from_dlpack""".split()
 )
 _TENSOR_METHODS = ("cast", "clone", "copy_", "fill_")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Call:
     """One call of an op: its name in `_core`, seconds, and what it had to do at the least."""
 
@@ -39,6 +40,13 @@ class Recording:
 
     calls: list[Call] = dataclasses.field(default_factory=list)
     overhead: float = 0.0
+    _events: list[tuple[Call, _core.Event, _core.Event]] = dataclasses.field(default_factory=list)
+
+    def _read_events(self) -> None:
+        """Puts the device's time in the place of the host's for calls on CUDA."""
+        for call, begin, end in self._events:
+            call.seconds = end.seconds_since(begin)
+        self._events.clear()
 
 
 @contextlib.contextmanager
@@ -59,14 +67,24 @@ def record() -> Iterator[Recording]:
     finally:
         for owner, name, original in replaced:
             setattr(owner, name, original)
+        recording._read_events()
 
 
 def _timed(name: str, op: Callable[..., Any], recording: Recording) -> Callable[..., Any]:
     def timed(*args: Any, **kwargs: Any) -> Any:
+        device = next((tensor.device for tensor in tensors_in(args)), "cpu")
+        before = after = None
+        if device != "cpu":
+            before, after = _core.Event(device), _core.Event(device)
+            before.record()
         begin = time.perf_counter()
         result = op(*args, **kwargs)
         end = time.perf_counter()
-        recording.calls.append(Call(name, end - begin, cost_of(name, args, kwargs, result)))
+        call = Call(name, end - begin, cost_of(name, args, kwargs, result))
+        if before is not None and after is not None:
+            after.record()
+            recording._events.append((call, before, after))
+        recording.calls.append(call)
         recording.overhead += time.perf_counter() - end
         return result
 

@@ -135,6 +135,21 @@ def test_beyond_the_limit_is_out_of_memory_and_nothing_is_lost():
     assert allocated() == start
 
 
+def test_out_of_memory_says_what_the_memory_is_for():
+    assert _core.memory_stats()["by_label"] == {}
+    weights, gradients = bytes_of(2 * MIB), bytes_of(MIB)
+    weights.narrow(0, 5).label("weights")  # all of the block
+    gradients.label("wrong")
+    gradients.label("gradients")
+    assert _core.memory_stats()["by_label"] == {"gradients": MIB, "weights": 2 * MIB}
+    _core.set_memory_limit(allocated() + 1)
+    with pytest.raises(OutOfMemoryError, match=r"in use: .*weights 2\.0 MiB, gradients 1\.0 MiB"):
+        bytes_of(2 * MIB)
+    _core.from_dlpack(np.zeros(3, np.float32)).label("memory of others is left alone")
+    del weights, gradients
+    assert _core.memory_stats()["by_label"] == {}
+
+
 def test_an_op_that_runs_out_of_memory_leaves_nothing_behind():
     x = bytes_of(MIB)
     start = allocated()

@@ -24,8 +24,8 @@ def stats():
 @CACHES
 def test_a_replay_does_the_recorded_work_on_what_the_inputs_hold_then(cache):
     run(
-        SETUP
-        + """
+        SETUP,
+        """
     x, total, graph = cuda([1, 2, 3]), cuda([0, 0, 0]), _core.CudaGraph("cuda")
     with graph.capture():
         y = _core.mul(_core.add(x, x), x)  # the sum is freed inside, and its block may be used again there
@@ -49,8 +49,8 @@ def test_a_replay_does_the_recorded_work_on_what_the_inputs_hold_then(cache):
 @CACHES
 def test_addresses_stay_until_the_graph_is_destroyed(cache):
     run(
-        SETUP
-        + """
+        SETUP,
+        """
     _core.synchronize("cuda")
     own = _core.emulator.leak_report()  # what the runtime holds as long as the process lives
     before, x = cuda(np.zeros(1000)), cuda(np.ones(1000))
@@ -90,8 +90,8 @@ def test_addresses_stay_until_the_graph_is_destroyed(cache):
 
 def test_graphs_can_share_their_memory():
     run(
-        SETUP
-        + """
+        SETUP,
+        """
     x, graphs, outputs = cuda(np.ones(3 << 20)), [], []
     for number in range(3):
         graphs.append(_core.CudaGraph("cuda", shares=graphs[0] if graphs else None))
@@ -116,8 +116,8 @@ def test_graphs_can_share_their_memory():
 @CACHES
 def test_what_needs_the_host_gives_the_capture_up_and_harms_nothing(cache):
     run(
-        SETUP
-        + """
+        SETUP,
+        """
     x, there = cuda([1, 2]), _core.zeros((2,), device="cuda:1")
     refused = [
         ("a copy to the CPU", lambda: x.numpy()),
@@ -179,8 +179,8 @@ def test_what_needs_the_host_gives_the_capture_up_and_harms_nothing(cache):
 
 def test_other_threads_go_on_working():
     run(
-        SETUP
-        + """
+        SETUP,
+        """
     import threading
     x, found = cuda([1, 2]), []
 
@@ -205,8 +205,8 @@ def test_other_threads_go_on_working():
 
 def test_an_allocation_that_does_not_fit_ends_the_capture_without_harm():
     run(
-        SETUP
-        + """
+        SETUP,
+        """
     x = cuda([1, 2])
     _core.set_memory_limit(64 << 20, "cuda")
     with pytest.raises(OutOfMemoryError, match="belong to captured graphs"):

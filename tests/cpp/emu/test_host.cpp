@@ -158,6 +158,56 @@ TEST(waiting_while_a_stream_captures_gives_the_capture_up) {
     EXPECT(graph == nullptr && cudaStreamSynchronize(host.stream) == cudaSuccess);
 }
 
+TEST(only_a_relaxed_capture_lets_its_thread_allocate) {
+    Host host;
+    float* x = device_array<float>(1);
+    for (auto mode : {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed}) {
+        const bool relaxed = mode == cudaStreamCaptureModeRelaxed;
+        cudaGraph_t graph = nullptr;
+        void* memory = nullptr;
+        EXPECT(cudaStreamBeginCapture(host.stream, mode) == cudaSuccess);
+        EXPECT(relaxed ? cudaMalloc(&memory, 4) == cudaSuccess && cudaFree(memory) == cudaSuccess
+                       : fails_with(cudaErrorStreamCaptureUnsupported, cudaMalloc(&memory, 4)) &&
+                             fails_with(cudaErrorStreamCaptureUnsupported, cudaFree(x)));
+        EXPECT(cudaStreamEndCapture(host.stream, &graph) == cudaSuccess && cudaGraphDestroy(graph) == cudaSuccess);
+    }
+    cudaFree(x);
+}
+
+TEST(an_injected_error_comes_at_its_call_and_stays_if_a_kernel_left_it) {
+    Host host;
+    float* x = device_array<float>(32);
+    void* memory = nullptr;
+    auto zero = [&] { return cudaMemsetAsync(x, 0, 4, host.stream); };
+    emu::inject_error(cudaErrorInvalidValue, 2);
+    EXPECT(zero() == cudaSuccess && zero() == cudaSuccess);
+    x[0] = 1;
+    EXPECT(fails_with(cudaErrorInvalidValue, zero()) && x[0] == 1 && zero() == cudaSuccess);
+    emu::inject_error(cudaErrorIllegalAddress, 0);
+    EXPECT(fails_with(cudaErrorIllegalAddress, zero()) && fails_with(cudaErrorIllegalAddress, cudaMalloc(&memory, 4)));
+    try {
+        launch({7, 32, 0, host.stream}, add_one, x);
+        EXPECT(!"the launch had to fail");
+    } catch (const DeviceError& error) {
+        EXPECT(std::strstr(error.what(),
+                           "kernel with grid (7, 1, 1), block (32, 1, 1), 0 bytes of shared memory on cuda:0: "
+                           "cudaErrorIllegalAddress, an illegal memory access was encountered. A kernel"));
+    }
+    emu::inject_error(cudaSuccess, 0);
+    EXPECT(zero() == cudaSuccess);
+    cudaFree(x);
+}
+
+TEST(who_waits_for_whom_is_known) {
+    Host host, other;
+    cudaEvent_t event = nullptr;
+    EXPECT(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
+    EXPECT(cudaEventRecord(event, other.stream) == cudaSuccess);
+    EXPECT(cudaStreamWaitEvent(host.stream, event) == cudaSuccess);
+    EXPECT(emu::stream_waits().back() == std::pair(host.stream, other.stream));
+    cudaEventDestroy(event);
+}
+
 TEST(events_measure_the_time_between_them) {
     Host host;
     cudaEvent_t begin = nullptr, end = nullptr;
