@@ -1,7 +1,7 @@
 """What nvcc and ptxas make of a kernel's source: its messages, registers and spills, and the instructions themselves.
 
 Nothing here needs a GPU. One source takes seconds, so results are kept in build/device under a hash of all that they
-depend on.
+depend on, and compilations go through ccache where it is installed, for fresh checkouts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / "build" / "device"
 NVCC = shutil.which("nvcc")
+# ccache takes objects only; in them the machine code has to be readable.
+COMPILER = [*filter(None, [shutil.which("ccache")]), str(NVCC)]
+TO_OBJECT = ["-c", "-no-compress"]
 FLAGS = ["-std=c++20", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v", "-DLLMCORE_WITH_CUDA=1"]
 
 
@@ -91,14 +94,32 @@ def parse_instructions(listing: str) -> dict[str, dict[str, int]]:
     return found
 
 
+def number(data: bytes, at: int, size: int) -> int:
+    return int.from_bytes(data[at : at + size], "little")
+
+
+def machine_code_in(compiled: bytes) -> bytes:
+    """The ELF file for the GPU inside an object file."""
+    for match in re.finditer(b"\x7fELF", compiled):
+        code = compiled[match.start() :]
+        if number(code, 18, 2) == 190:  # EM_CUDA
+            # The tables of segments and of sections come last: where each begins, and the size and number of entries.
+            tables = ((32, 54, 56), (40, 58, 60))
+            ends = [number(code, at, 8) + number(code, size, 2) * number(code, count, 2) for at, size, count in tables]
+            return code[: max(ends)]
+    raise AssertionError("the object file holds no machine code for a GPU")
+
+
 def compile_source(source: Path, target: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "code.cubin"
-        command = [NVCC, *FLAGS, "-cubin", f"-arch=sm_{target}", "-I", str(ROOT / "csrc"), str(source), "-o", cubin]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        compiled, cubin = Path(folder) / "code.o", Path(folder) / "code.cubin"
+        command = [*COMPILER, *FLAGS, *TO_OBJECT, "-gencode", f"arch=compute_{target},code=sm_{target}"]
+        command += ["-I", str(ROOT / "csrc"), str(source), "-o", str(compiled)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
         messages = result.stdout + result.stderr
         if result.returncode != 0:
             return {"succeeded": False, "messages": messages, "kernels": []}
+        cubin.write_bytes(machine_code_in(compiled.read_bytes()))
         listing = subprocess.run([find_disassembler(), "-c", cubin], capture_output=True, text=True, check=True).stdout
     instructions = parse_instructions(listing)
     kernels = [

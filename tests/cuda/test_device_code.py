@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda.device_code import FLAGS, NVCC, ROOT, device_code
+from tests.cuda.device_code import COMPILER, FLAGS, NVCC, ROOT, device_code
 from tests.cuda.hot_kernels import HOT_KERNELS, LOCAL_MEMORY
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -49,6 +49,41 @@ def test_every_hot_kernel_exists(target):
 def test_host_code_compiles_with_the_toolkit(tmp_path):
     """csrc/cuda/*.cpp is compiled against the emulator's API everywhere else."""
     for source in sorted((ROOT / "csrc" / "cuda").glob("*.cpp")):
-        command = [NVCC, *FLAGS, "-c", "-I", str(ROOT / "csrc"), str(source), "-o", str(tmp_path / "host.o")]
+        command = [*COMPILER, *FLAGS, "-c", "-I", str(ROOT / "csrc"), str(source), "-o", str(tmp_path / "host.o")]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{source.name}: {(result.stdout + result.stderr)[-4000:]}"
+
+
+FAILING_LAUNCH = """
+#include <cstdio>
+#include <stdexcept>
+#include "cuda/launch.cuh"
+
+template <class T>
+__global__ void fill_rows(T* rows) {
+    rows[threadIdx.x] = 0;
+}
+
+int main() {
+    try {
+        llmcore::launch({7, dim3(4096), 128}, fill_rows<float>, nullptr);
+    } catch (const llmcore::DeviceError& error) {
+        std::puts(error.what());
+        return 0;
+    }
+    return 1;
+}
+"""
+
+
+def test_a_launch_that_fails_says_which_kernel_and_how_it_was_started(tmp_path):
+    """With or without a GPU: no block has 4096 threads. Without a driver CUDA does not tell the name."""
+    (tmp_path / "launch.cu").write_text(FAILING_LAUNCH, encoding="utf-8")
+    command = [*COMPILER, *FLAGS, "-I", str(ROOT / "csrc"), str(tmp_path / "launch.cu"), "-o", str(tmp_path / "launch")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    result = subprocess.run([tmp_path / "launch"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+    shape = r"with grid \(7, 1, 1\), block \(4096, 1, 1\), 128 bytes of shared memory"
+    sentence = rf"kernel (fill_rows<float> )?{shape}( on cuda:\d+)?: cudaError\w+, \w"
+    assert re.match(sentence, result.stdout), result.stdout
