@@ -77,16 +77,13 @@ LLMCORE_INLINE void finish_row(Out* y, const float* sums, const Out* bias, Out* 
 template <Activation kind, class Out>
 LLMCORE_INLINE void finish_strip_backward(Out* y, int64_t y_stride, const float* sums, int64_t stride,
                                           const Out* slope_at, float* partial, int64_t rows, int64_t columns) {
-    for_each_vector(columns, [&](auto at) {
-        Vec total{};
-        for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r)
+        for_each_vector(columns, [&](auto at) {
             Vec value = at.load(sums + r * stride);
             if constexpr (kind != Activation::kNone) value *= activation_slope<kind>(at.load(slope_at + r * y_stride));
             at.store(y + r * y_stride, value);
-            total += value;
-        }
-        if (partial != nullptr) at.store(partial, total);
-    });
+            if (partial != nullptr) at.store(partial, r == 0 ? value : at.load(partial) + value);
+        });
 }
 
 // `rows` x `columns` of y, starting at (row, column), from their sums. They are all of these columns that a strip has.

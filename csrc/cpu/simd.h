@@ -2,7 +2,7 @@
 // source serves SSE, AVX2, AVX-512 and NEON. Loads and stores convert bf16 on the way: kernels compute in float.
 #pragma once
 
-#if defined(__AVX512BF16__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -41,11 +41,35 @@ LLMCORE_INLINE VecUint float_to_bits(Vec value) {
 LLMCORE_INLINE Vec select(VecInt mask, Vec yes, Vec no) {
     return mask ? yes : no;
 }
+// Where one of the two is NaN, b: so at_most(v, limit) and at_least(v, limit) below keep a NaN.
+// One instruction; of `a > b ? a : b` gcc makes two.
 LLMCORE_INLINE Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Vec>(_mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Vec>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#elif defined(__x86_64__)
+    return reinterpret_cast<Vec>(_mm_max_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b)));
+#else
     return a > b ? a : b;
+#endif
 }
 LLMCORE_INLINE Vec min(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Vec>(_mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Vec>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#elif defined(__x86_64__)
+    return reinterpret_cast<Vec>(_mm_min_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b)));
+#else
     return a < b ? a : b;
+#endif
+}
+LLMCORE_INLINE Vec at_most(Vec v, float limit) {
+    return min(splat(limit), v);
+}
+LLMCORE_INLINE Vec at_least(Vec v, float limit) {
+    return max(splat(limit), v);
 }
 // Exactly rounded; compilers turn the loop into one instruction.
 LLMCORE_INLINE Vec sqrt(Vec v) {
@@ -60,10 +84,20 @@ LLMCORE_INLINE Vec load(const float* p) {
     return v;
 }
 
-LLMCORE_INLINE Vec load(const bf16* p) {
+// The bits of kLanes elements, each in the lower half of a lane. One instruction; of __builtin_convertvector gcc makes
+// five for 512 bits.
+LLMCORE_INLINE VecUint widen(const bf16* p) {
     VecHalf half;
     std::memcpy(&half, p, sizeof half);
-    return bits_to_float(__builtin_convertvector(half, VecUint) << 16);
+#if defined(__AVX512F__)
+    return reinterpret_cast<VecUint>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half)));
+#else
+    return __builtin_convertvector(half, VecUint);
+#endif
+}
+
+LLMCORE_INLINE Vec load(const bf16* p) {
+    return bits_to_float(widen(p) << 16);
 }
 
 LLMCORE_INLINE void store(float* p, Vec v) {
@@ -146,10 +180,21 @@ LLMCORE_INLINE void for_each_vector(int64_t C, const Body& body) {
     if (column < C) body(PartialVector{column, C - column});
 }
 
-// e^x, relative error below 2 ulp; 0 below -87.3, infinity above 88.7, NaN stays NaN. Range reduction to
-// [-ln 2 / 2, ln 2 / 2] in two steps (Cody and Waite), then a polynomial of degree 6.
+// v * 2^n for integers n from -252 to 254, also where 2^n alone is no float.
+LLMCORE_INLINE Vec scale_by_power(Vec v, Vec n) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Vec>(
+        _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(v), reinterpret_cast<__m512>(n)));
+#else
+    VecInt exponent = __builtin_convertvector(n, VecInt), low = exponent >> 1, high = exponent - low;
+    return v * reinterpret_cast<Vec>((low + 127) << 23) * reinterpret_cast<Vec>((high + 127) << 23);
+#endif
+}
+
+// e^x, relative error below 2 ulp; 0 below -87.3 (where subnormal numbers count as zero), infinity above 88.7, NaN
+// stays NaN. Range reduction to [-ln 2 / 2, ln 2 / 2] in two steps (Cody and Waite), then a polynomial of degree 6.
 LLMCORE_INLINE Vec exp(Vec x) {
-    Vec clamped = min(max(x, splat(-87.33654f)), splat(88.72283f));
+    Vec clamped = at_most(at_least(x, -104.0f), 89.0f);
     Vec shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer in the low mantissa bits
     Vec n = shifted - 12582912.0f;
     Vec r = clamped - n * 0.693359375f;
@@ -160,13 +205,19 @@ LLMCORE_INLINE Vec exp(Vec x) {
     p = p * r + 1.6666665e-1f;
     p = p * r + 5.0000000e-1f;
     p = p * (r * r) + r + 1.0f;
-    // 2^n in two factors, so that n = 128 does not overflow the exponent on the way.
-    VecInt exponent = __builtin_convertvector(n, VecInt), low = exponent >> 1, high = exponent - low;
-    Vec scale = reinterpret_cast<Vec>((low + 127) << 23), scale2 = reinterpret_cast<Vec>((high + 127) << 23);
-    Vec result = p * scale * scale2;
-    result = select(x < splat(-87.33654f), Vec{}, result);
-    result = select(x > splat(88.72283f), splat(__builtin_inff()), result);
-    return select(x == x, result, x);
+    return scale_by_power(p, n);
+}
+
+// 1 / v for 1 <= v, relative error below 2 ulp; 0 for v beyond 2^126. A division takes 16 cycles of a unit that also
+// multiplies; an estimate with a step of Newton's takes 4.
+LLMCORE_INLINE Vec reciprocal(Vec v) {
+#if defined(__AVX512F__)
+    v = at_most(v, 0x1p127f);  // not infinity: times the estimate, 0, that is NaN
+    Vec estimate = reinterpret_cast<Vec>(_mm512_maskz_rcp14_ps(0xffff, reinterpret_cast<__m512>(v)));
+    return estimate + estimate * (1.0f - v * estimate);
+#else
+    return 1.0f / v;
+#endif
 }
 
 }  // namespace

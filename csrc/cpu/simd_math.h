@@ -27,8 +27,8 @@ LLMCORE_INLINE Vec tanh(Vec x) {
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
     Vec small = p * square * x + x;
-    Vec large = copy_sign(1.0f - 2.0f / (exp(magnitude + magnitude) + 1.0f), x);
-    return select(magnitude < splat(0.625f), small, select(x == x, large, x));
+    Vec large = copy_sign(1.0f - 2.0f * reciprocal(exp(magnitude + magnitude) + 1.0f), x);
+    return select(magnitude < splat(0.625f), small, large);
 }
 
 // Relative error below 2 ulp. A polynomial in x^2 below 0.93; above, 1 - exp(r(|x|)), which is 1 from 3.92 on.
@@ -40,9 +40,9 @@ LLMCORE_INLINE Vec erf(Vec x) {
     p = p * square + 1.12819925e-1f;
     p = p * square - 3.76125336e-1f;
     p = p * square + 1.28379166e-1f;
-    Vec small = p * x + x;
+    Vec small = (p + 1.0f) * x;  // p x would be subnormal, and so zero, where x is nearly
 
-    Vec t = min(abs(x), splat(4.0f));
+    Vec t = at_most(abs(x), 4.0f);
     Vec r = splat(-1.72853470e-5f);
     r = r * t + 3.83197126e-4f;
     r = r * t - 3.88396438e-3f;
@@ -52,12 +52,12 @@ LLMCORE_INLINE Vec erf(Vec x) {
     r = r * t - 1.28717512e-1f;
     r = r * t - t;
     Vec large = copy_sign(1.0f - exp(r), x);
-    return select(abs(x) < splat(0.927734375f), small, select(x == x, large, x));
+    return select(abs(x) < splat(0.927734375f), small, large);
 }
 
 // 1 / (1 + e^-x), absolute error below 1e-7; 0 below -88.7.
 LLMCORE_INLINE Vec sigmoid(Vec x) {
-    return 1.0f / (1.0f + exp(-x));
+    return reciprocal(1.0f + exp(-x));
 }
 
 constexpr float kSqrtHalf = 0.70710678118654752f;       // 1 / sqrt(2)
@@ -87,22 +87,22 @@ template <Activation kind>
 LLMCORE_INLINE Vec activation_slope(Vec x) {
     // Beyond the limit every slope is 0 or 1 to within 1e-25, while powers of x would become infinity times zero.
     constexpr float limit = kind == Activation::kGeluTanh ? 9.0f : 80.0f;
-    Vec c = min(max(x, splat(-limit)), splat(limit)), slope = splat(1.0f);
+    Vec c = at_most(at_least(x, -limit), limit), slope = splat(1.0f);
     if constexpr (kind == Activation::kGeluTanh) {
-        Vec e = exp(-2.0f * kSqrtTwoOverPi * (c + kGeluCubic * c * c * c)), s = 1.0f / (1.0f + e);
+        Vec e = exp(-2.0f * kSqrtTwoOverPi * (c + kGeluCubic * c * c * c)), s = reciprocal(1.0f + e);
         slope = s + c * (e * s * s) * (2.0f * kSqrtTwoOverPi * (1.0f + 3.0f * kGeluCubic * c * c));  // e s = 1 - s
     } else if constexpr (kind == Activation::kGelu) {
         slope = 0.5f * (1.0f + erf(c * kSqrtHalf)) + c * (kInvSqrtTwoPi * exp(-0.5f * c * c));
     } else if constexpr (kind == Activation::kRelu) {
-        slope = select(x > Vec{}, splat(1.0f), Vec{});
+        slope = select(x > Vec{}, splat(1.0f), select(x == x, Vec{}, x));
     } else if constexpr (kind == Activation::kSilu) {
-        Vec e = exp(-c), s = 1.0f / (1.0f + e);
+        Vec e = exp(-c), s = reciprocal(1.0f + e);
         slope = s * (1.0f + c * (e * s));  // 1 - s would cancel
     } else if constexpr (kind == Activation::kTanh) {
         Vec t = tanh(c);
         slope = 1.0f - t * t;
     }
-    return select(x == x, slope, x);
+    return slope;
 }
 
 // Calls body.template operator()<kind>() for the activation, so that the choice is made outside the loop.
