@@ -39,6 +39,9 @@ inline bool is_strip(const PanelSource<bf16>& source, int64_t lane, int64_t k, i
 
 // c (32 x 32, or 16 x 32 with one row of tiles) (+)= a b; the rows of a are a_stride apart. Four tiles of sums, two of
 // a and two of b: four products for four loads.
+//
+// b is loaded as what is not used again soon: it would push a, which every panel of b meets, out of the first-level
+// cache (24 clocks a product instead of 40 for 24 steps in a row; benchmarks/results/intel-xeon-amx/inner_loops.md).
 template <int row_tiles>
 void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride, const float* b, int64_t units,
                     bool add) {
@@ -60,10 +63,10 @@ void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride
         }
     }
     for (int64_t k = 0; k < units; k += kTile, b += kTile * kAmxColumns) {
-        _tile_loadd(6, b, b_bytes);
+        _tile_stream_loadd(6, b, b_bytes);
         _tile_loadd(4, a + k, a_bytes);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + kTile, b_bytes);
+        _tile_stream_loadd(7, b + kTile, b_bytes);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (row_tiles == 2) {
             _tile_loadd(5, a + kTile * a_stride + k, a_bytes);
@@ -82,11 +85,12 @@ void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride
 // The kernel as cpu/matmul.cpp sees it. Between begin() and end() this thread's tile registers are configured; outside
 // they are released, so that other libraries find them so and switches of threads save nothing.
 //
-// Blocks, in units: of 2 MiB of second-level cache b takes 1 MiB; a's strip is 32 KiB of a first-level cache of 48.
+// Blocks, in units: of 2 MiB of second-level cache b takes 1 MiB; a's strip is up to 48 KiB, all of a first-level cache
+// of today. Sums that go through memory after fewer steps cost more than lines of a that come from further away.
 template <class Of>
 struct AmxKernel {
     static constexpr int kSteps = Of::kSteps, kStrip = kAmxRows, kStripLanes = kAmxRows, kPanel = kAmxColumns;
-    static constexpr int64_t kGrain = 16 * kSteps, kBlockK = 128 * kSteps, kPassK = 512 * kSteps;
+    static constexpr int64_t kGrain = 16 * kSteps, kBlockK = 384 * kSteps, kPassK = 512 * kSteps;
     static constexpr int64_t kTileRows = 2048, kMinSharedRows = 512;
 
     static LLMCORE_INLINE int64_t units(int64_t K) { return (K + kGrain - 1) / kGrain * kTile; }
