@@ -148,7 +148,11 @@ class BertOutput(nn.Module):
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (B, T, inner), residual (B, T, C) -> (B, T, C)"""
-        return self.LayerNorm.after_residual(self.dropout(self.dense(x)), residual)[1]
+        return self.after_dense(self.dense(x), residual)
+
+    def after_dense(self, x: Tensor, residual: Tensor) -> Tensor:
+        """norm(residual + dropout(x)): x, residual (B, T, C) -> (B, T, C)"""
+        return self.LayerNorm.after_residual(self.dropout(x), residual)[1]
 
 
 class BertAttention(nn.Module):
@@ -185,7 +189,7 @@ class BertLayer(nn.Module):
     def __call__(self, x: Tensor, lengths: _core.Tensor | None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
         x = self.attention(x, lengths)
-        return self.output(self.intermediate(x), x)
+        return self.output.after_dense(nn.feed_forward(self.intermediate.dense, self.output.dense, x), x)
 
 
 class BertEncoder(nn.Module):

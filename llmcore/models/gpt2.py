@@ -152,7 +152,7 @@ class GPT2MLP(nn.Module):
         self.c_proj = nn.Conv1D(init, f"{name}.c_proj", inner, C, std=_residual_std(config))
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.c_fc(x))
+        return nn.feed_forward(self.c_fc, self.c_proj, x)
 
 
 class GPT2Block(nn.Module):

@@ -71,6 +71,21 @@ class Conv1D(Linear):
     transpose_weight = False
 
 
+def feed_forward(first: Linear, second: Linear, x: Tensor) -> Tensor:
+    """second(first(x)), where `first` has an activation and `second` none.
+
+    One op on a GPU, where a pass over the hidden activations costs their way through memory. On the CPU the slopes cost
+    more than that, alone or at the end of a product (0.90 to 1.05 times as fast, measured), so the layers stay two; and
+    a layer that is adapted (LoRA) always has a call of its own.
+    """
+    plain = type(first) in (Linear, Conv1D) and type(second) is type(first)
+    if x.device == "cpu" or not plain or first.activation is None:
+        return second(first(x))
+    return F.feed_forward(
+        *(x, first.weight, first.bias, second.weight, second.bias, first.activation, first.transpose_weight)
+    )
+
+
 class Embedding(Module):
     """Rows of a table: ids (...) -> (..., C)."""
 
