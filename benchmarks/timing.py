@@ -1,27 +1,28 @@
-"""What the benchmarks share: medians of alternating runs, one line a measurement.
+"""What the benchmarks share: medians of alternating runs, one row of a Markdown table for each measurement.
 
-    python -m benchmarks.kernels.bench_matmul --threads 1 2 --dtype float32 bfloat16
+    python -m benchmarks.kernels.bench_matmul --threads 1 2 --dtype float32 bfloat16 > bench_matmul.md
 
 The candidates of a line run in turn, so a drift of the machine meets all of them. A turn begins with runs that are not
 timed: the waiting threads of the library before spin on for some milliseconds, on the cores that the next one needs.
-torch joins in where it is installed (compare its version and the thread count that the first line prints). Each
-benchmark checks its result before it starts the clock.
+torch joins in where it is installed. Each benchmark checks its result before it starts the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmcore import _core
-from llmcore.autograd import Tensor
-from llmcore.machine import matmul_peak_flops
+from llmcore.autograd import Context, Function, Tensor
+from llmcore.machine import matmul_peak_flops, memory_bandwidth
 
 torch: Any = None
 with suppress(ImportError):
@@ -34,22 +35,48 @@ DTYPES = {"float32": _core.DType.float32, "bfloat16": _core.DType.bfloat16}
 
 
 def settings(description: str | None) -> Iterator[_core.DType]:
-    """Reads --threads, --dtype and --seconds, and yields the dtypes once for each number of threads."""
+    """Reads --threads, --dtype and --seconds, and yields the dtypes once for each number of threads, each below the
+    head of its table."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, nargs="+", default=[_core.num_threads()])
     parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
-    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each line; 0: run once")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of measuring, for each row; 0: run once")
     arguments = parser.parse_args()
     measure.seconds = arguments.seconds
+    print(_title(description))
     for threads in arguments.threads:
         _core.set_num_threads(threads)
         if torch is not None:
             torch.set_num_threads(threads)
-        versus = f", torch {torch.__version__}" if torch is not None else ""
         for name in arguments.dtype:
             peak = matmul_peak_flops(DTYPES[name]) / 1e9
-            print(f"\n{_core.cpu_isa()}, {threads} thread(s), {name}, matmul peak {peak:.0f} GFLOP/s{versus}")
+            print(f"\n## {name}, {threads} thread{'s' if threads > 1 else ''}\n\nMatmul peak {peak:.0f} GFLOP/s.\n")
+            print(
+                "| measurement | llmcore | of the peak | torch | llmcore is faster |\n| --- | --- | --- | --- | --- |"
+            )
             yield DTYPES[name]
+
+
+def _title(description: str | None) -> str:
+    """What is measured, on what, with which command."""
+    module = Path(sys.argv[0]).stem
+    command = " ".join(["python -m", f"benchmarks.kernels.{module}", *sys.argv[1:]])
+    subject = (description or module).splitlines()[0].rstrip(".")
+    versus = f"torch {torch.__version__}" if torch is not None else "torch is not installed"
+    return (
+        f"# {subject}\n\nCommand: `{command}`\n\n"
+        f"{_processor()}; level `{_core.cpu_isa()}`; {versus}. Medians of alternating runs; per cent of what this\n"
+        "package's own matrix product, or the memory with as many bytes, reaches with these threads."
+    )
+
+
+def _processor() -> str:
+    """The processor's name as the system gives it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.split(":", 1)[1].split())
+    return "an unknown processor"
 
 
 def random_tensor(shape: tuple[int, ...], dtype: _core.DType, seed: int = 0) -> _core.Tensor:
@@ -104,19 +131,31 @@ measure.seconds = 0.5
 def report(
     title: str, dtype: _core.DType, candidates: dict[str, Callable[[], Any] | None], flops: float = 0, nbytes: float = 0
 ) -> None:
-    """Measures and prints a line. `flops` gives GFLOP/s and per cent of this machine's matmul peak, `nbytes` GB/s."""
+    """Measures and prints a row. `flops` gives GFLOP/s and per cent of the matmul peak, `nbytes` GB/s and per cent of
+    the memory's rate; where both are given, the operations count."""
     medians = measure({name: run for name, run in candidates.items() if run is not None})
-    parts = [f"{title:<60}"]
-    for name, seconds in medians.items():
-        text = f"{name} {seconds * 1e6:9.1f} us"
-        if flops:
-            text += f" {flops / seconds / 1e9:7.1f} GFLOP/s {100 * flops / seconds / matmul_peak_flops(dtype):4.0f} %"
-        if nbytes:
-            text += f" {nbytes / seconds / 1e9:6.1f} GB/s"
-        parts.append(text)
-    if "torch" in medians:
-        parts.append(f"{medians['torch'] / medians['llmcore']:.2f}x")
-    print("   ".join(parts), flush=True)
+    work, unit = (flops, "GFLOP/s") if flops else (nbytes, "GB/s")
+    cells = {name: f"{seconds * 1e6:,.0f} us, {work / seconds / 1e9:.1f} {unit}" for name, seconds in medians.items()}
+    peak = matmul_peak_flops(dtype) if flops else memory_bandwidth(nbytes)
+    ours = medians["llmcore"]
+    share, faster = (
+        f"{100 * work / ours / peak:.0f} %",
+        f"{medians['torch'] / ours:.2f}x" if "torch" in medians else "-",
+    )
+    print(f"| {title} | {cells['llmcore']} | {share} | {cells.get('torch', '-')} | {faster} |", flush=True)
+
+
+class _Source(Function):
+    """Hands an input on and drops its gradient, as if it came from an op before: what a leaf does with its gradient is
+    not measured."""
+
+    @staticmethod
+    def forward(ctx: Context, x: _core.Tensor) -> _core.Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Context, dy: _core.Tensor) -> None:
+        return None
 
 
 def compare(
@@ -129,7 +168,8 @@ def compare(
     passes: float,
     flops: float = 0,
 ) -> None:
-    """Measures a differentiable op forward, and forward and backward, for a gradient of ones.
+    """Measures a differentiable op forward, and forward and backward, for a gradient of ones. Inputs shaped as the
+    first are activations, whose gradients go on; the others are parameters, into whose gradients the op adds.
 
     `ours` takes the inputs as autograd.Tensor, `theirs` as torch.Tensor, `reference` as float32 arrays. `passes` is how
     often the forward pass has to move the first input's bytes (the backward pass is taken to move twice that).
@@ -148,7 +188,10 @@ def compare(
     def both_passes() -> None:
         for leaf in leaves:
             leaf.grad = None
-        ours(*leaves).backward(ones)
+        inner = [
+            _Source.apply(leaf) if leaf.requires_grad and leaf.shape == leaves[0].shape else leaf for leaf in leaves
+        ]
+        ours(*inner).backward(ones)
 
     def torch_both_passes() -> None:
         for other in others:

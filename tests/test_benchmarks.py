@@ -23,7 +23,10 @@ def test_it_runs(name):
     command = [sys.executable, "-m", f"benchmarks.kernels.{name}", "--seconds", "0", "--threads", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "llmcore" in result.stdout and " us" in result.stdout
+    head, *rows = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    assert head == "| measurement | llmcore | of the peak | torch | llmcore is faster |"
+    assert all(row.count("|") == 6 for row in rows) and sum(" us, " in row for row in rows) >= 2
+    assert f"`python -m benchmarks.kernels.{name} --seconds 0 --threads 2`" in result.stdout
 
 
 def run(*arguments: str) -> str:
@@ -100,3 +103,7 @@ def test_the_table_goes_on_where_it_stopped(tmp_path):
     )
     assert table.measured(path) == {run}
     assert {run.workload for run in table.runs()} == set(report.TARGETS)
+    assert {(run.workload, run.threads) for run in table.runs(["gpt2-b4-t1024", "tiny"], [1])} == {
+        ("gpt2-b4-t1024", 1),
+        ("tiny", 1),
+    }

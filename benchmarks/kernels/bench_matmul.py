@@ -67,6 +67,13 @@ def bench_linear(dtype: _core.DType) -> None:
         {"llmcore": lambda: _core.bias_activation_backward(dy, plain, "gelu_new", dbias)},
         nbytes=3.0 * dy.nbytes,
     )
+    back = random_tensor((M, K), dtype, 5)
+    report(
+        f"linear_activation_backward {M} x {N} x {K}",
+        dtype,
+        {"llmcore": lambda: _core.linear_activation_backward(back, weight.view((K, N)), dy, "gelu_new", True, dbias)},
+        flops=2.0 * M * N * K,
+    )
     dweight = _core.zeros((N, K))
     _core.matmul_add(dweight, dy, x, True, False)
     check(dweight, dy.numpy().T @ x.numpy(), 1e-4)

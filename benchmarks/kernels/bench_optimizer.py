@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.timing import as_torch, check, random_tensor, report, settings, torch
 from llmcore import _core
 
-N = 1 << 22
+N = 1 << 25  # beyond every cache, as the parameters of a model are
 OPTIONS = dict(learning_rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +34,13 @@ class Run(NamedTuple):
     opponents: tuple[str, ...]
 
 
-def runs() -> list[Run]:
-    """All of them, in order."""
+def runs(workloads: Sequence[str] = _ORDER, threads: Sequence[int] = (2, 1)) -> list[Run]:
+    """Those of these workloads and numbers of threads, in order."""
     return [
-        Run(workload, dtype, threads, tuple(opponents))
-        for threads in (2, 1)
+        Run(workload, dtype, count, tuple(opponents))
+        for count in threads
         for workload in _ORDER
+        if workload in workloads
         for dtype in ("bfloat16", "float32")
         for opponents in _GROUPS.get(workload, [OPPONENTS])
     ]
@@ -59,13 +61,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=22.0, help="no run is begun after this time")
     parser.add_argument("--seconds", type=float, default=8.0, help="of measuring, for each run")
+    parser.add_argument("--workload", nargs="+", choices=_ORDER, default=_ORDER, help="these alone")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="these numbers alone")
     parser.add_argument("--json", type=Path, required=True, help="file to which the results are added, a line per run")
     parser.add_argument("--inductor-cache", type=Path, required=True, help="where torch.compile keeps its code")
     parser.add_argument("--compile", action="store_true", help="fill the cache, measure nothing")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
     done = set() if arguments.compile else measured(arguments.json)
-    left = [run for run in runs() if run not in done and (not arguments.compile or "torch-compiled" in run.opponents)]
+    left = [
+        run
+        for run in runs(arguments.workload, arguments.threads)
+        if run not in done and (not arguments.compile or "torch-compiled" in run.opponents)
+    ]
     while left and time.monotonic() < end:
         run = left.pop(0)
         opponents = ["torch-compiled"] if arguments.compile else list(run.opponents)
