@@ -24,12 +24,17 @@ POLICIES = {"coverage": "cuda", "asan": "forward-late or random-mixed", "race": 
 MINIMUM_COVERAGE = 90.0
 
 
+def library_path(name: str) -> str:
+    command = ["g++", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def environment(build: str, **more: str) -> dict[str, str]:
     # The portable products have C++ tests of their own (tests/cuda/test_variants.py), and are used for odd sizes here.
     variables = os.environ | {"LLMCORE_CORE": str(build_emulated_core(build)), "LLMCORE_MATMUL": "sm90"} | more
     if build == "asan":
-        library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-        variables["LD_PRELOAD"] = library.stdout.strip()
+        # libstdc++ with it: AddressSanitizer looks for what throws exceptions when it is loaded, and python has none.
+        variables["LD_PRELOAD"] = " ".join(library_path(name) for name in ("libasan.so", "libstdc++.so"))
         variables["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
     return {name: value for name, value in variables.items() if not name.startswith("PYTEST_")}
 
