@@ -57,9 +57,10 @@ void bind_ops(py::module_& m) {
     m.def("linear_cross_entropy_forward", &linear_cross_entropy_forward, arg("x"), arg("weight"), arg("targets"),
           arg("options"), release);
     m.def("linear_cross_entropy_backward", &linear_cross_entropy_backward, arg("dloss"), arg("x"), arg("weight"),
-          arg("lse"), arg("scale"), arg("targets"), arg("dweight"), arg("needs_dx"), arg("options"), release);
+          arg("lse"), arg("scale"), arg("targets"), arg("dweight"), arg("needs_dx"), arg("options"),
+          arg("accumulate") = true, release);
     m.def("linear_cross_entropy_fused", &linear_cross_entropy_fused, arg("x"), arg("weight"), arg("targets"),
-          arg("dweight"), arg("needs_dx"), arg("options"), release);
+          arg("dweight"), arg("needs_dx"), arg("options"), arg("accumulate") = true, release);
     m.def("linear_cross_entropy_per_token", &linear_cross_entropy_per_token, arg("x"), arg("weight"), arg("targets"),
           arg("ignore_index") = -100, release);
 

@@ -324,7 +324,16 @@ def backward(root: Tensor, gradient: _core.Tensor | None = None) -> None:
             raise ValueError(f"backward: a tensor of shape {root.shape} needs a gradient; only a scalar has a default")
         gradient = _core.empty(root.shape, root.dtype, root.device)
         gradient.fill_(1.0)
-    _backward_from([(root, gradient)])
+        _state.seed = gradient
+    try:
+        _backward_from([(root, gradient)])
+    finally:
+        _state.seed = None
+
+
+def is_seed(gradient: _core.Tensor) -> bool:
+    """Whether this is the 1 that `backward()` began with: known without reading it, which would wait for the device."""
+    return gradient is getattr(_state, "seed", None)
 
 
 def _backward_from(roots: list[tuple[Tensor, _core.Tensor]]) -> None:

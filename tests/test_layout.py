@@ -83,6 +83,7 @@ def families() -> list[str]:
 # The families that have CUDA kernels. While the backend grows, this list may only grow; when it names all, it goes.
 CUDA_FAMILIES = {
     "activation",
+    "cross_entropy",
     "dropout",
     "elementwise",
     "embedding",

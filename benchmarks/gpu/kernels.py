@@ -82,6 +82,57 @@ def matmul_cases(dtype: str, M: int, N: int, K: int) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def cross_entropy_cases(dtype: str, N: int, V: int) -> Iterator[Case]:
+    logits = random_rows((N, V), dtype, 1)
+    ids = np.random.default_rng(2).integers(0, V, N, dtype=np.int32)
+    targets = _core.from_numpy(ids, None, DEVICE)
+    options, one = _core.CrossEntropyOptions(-100, 0.0, None), _core.from_numpy(np.array(1.0), None, DEVICE)
+    _, lse, scale = _core.cross_entropy_forward(logits, targets, options)
+    tlogits = on_torch(logits)
+    ttargets = torch.from_numpy(ids.astype(np.int64)).cuda() if tlogits is not None else None
+    rows = first_rows(logits)
+    expected = rows.max(-1) + np.log(np.exp(rows - rows.max(-1, keepdims=True)).sum(-1))
+
+    def backward() -> _core.Tensor:
+        return _core.cross_entropy_backward(one, logits, lse, scale, targets, options)
+
+    def check_backward() -> None:
+        gradient = np.exp(rows - expected[:, None])
+        gradient[np.arange(len(rows)), ids[: len(rows)]] -= 1
+        compare("cross_entropy backward", first_rows(backward()), gradient / N, dtype)
+
+    yield Case(
+        f"cross_entropy forward {N} x {V}", "cross_entropy", dtype,
+        lambda: _core.cross_entropy_forward(logits, targets, options),
+        lambda: compare("cross_entropy forward", first_rows(lse), expected, "float32"),
+        (lambda: torch.nn.functional.cross_entropy(tlogits, ttargets)) if tlogits is not None else None, logits.nbytes,
+    )  # fmt: skip
+    yield Case(
+        f"cross_entropy backward {N} x {V}", "cross_entropy", dtype, backward, check_backward, None, 2.0 * logits.nbytes
+    )
+
+
+def linear_cross_entropy_cases(dtype: str, N: int, V: int, C: int) -> Iterator[Case]:
+    """Loss and both gradients of a language model's head: three products."""
+    x, weight = random_rows((N, C), dtype, 1), random_rows((V, C), dtype, 2)
+    ids = np.random.default_rng(3).integers(0, V, N, dtype=np.int32)
+    targets, dweight = _core.from_numpy(ids, None, DEVICE), _core.zeros((V, C), device=DEVICE)
+    options = _core.CrossEntropyOptions(-100, 0.0, None)
+
+    def check() -> None:
+        losses = first_rows(_core.linear_cross_entropy_per_token(x, weight, targets))
+        logits = first_rows(x) @ weight.numpy().astype(np.float64).T
+        largest = logits.max(-1)
+        lse = largest + np.log(np.exp(logits - largest[:, None]).sum(-1))
+        compare("linear_cross_entropy", losses, lse - logits[np.arange(len(lse)), ids[: len(lse)]], dtype)
+
+    yield Case(
+        f"linear_cross_entropy, fused {N} x {V} x {C}", "cross_entropy", dtype,
+        lambda: _core.linear_cross_entropy_fused(x, weight, targets, dweight, True, options), check, None,
+        flops=6.0 * N * V * C,
+    )  # fmt: skip
+
+
 def all_cases(small: bool) -> Iterator[Case]:
     for dtype in DTYPES:
         for N, C in [(40, 64)] if small else [(65536, 768), (16384, 4096)]:
@@ -91,6 +142,11 @@ def all_cases(small: bool) -> Iterator[Case]:
         if "matmul" in _core.cuda_families():
             for M, N, K in [(40, 48, 64)] if small else [(4096, 4096, 4096), (8192, 3072, 768), (8192, 768, 3072)]:
                 yield from matmul_cases(dtype, M, N, K)
+        if "cross_entropy" in _core.cuda_families():
+            for N, V in [(40, 65)] if small else [(8192, 50257), (8192, 50304)]:
+                yield from cross_entropy_cases(dtype, N, V)
+            N, V, C = (40, 65, 16) if small else (8192, 50257, 768)
+            yield from linear_cross_entropy_cases(dtype, N, V, C)
 
 
 def copy_bandwidth(nbytes: int, seconds: float) -> float:

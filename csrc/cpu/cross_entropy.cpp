@@ -85,12 +85,12 @@ float forward_backward_row(float* lse, Out* dlogits, float scale, float* logits,
 
 template <class Backend, class T>
 void cross_entropy_forward(Backend, float* losses, float* lse, const T* logits, const int32_t* targets, int64_t N,
-                           int64_t V, int32_t ignore_index, float label_smoothing) {
+                           int64_t V, int64_t row_step, int32_t ignore_index, float label_smoothing) {
     parallel_for(N, rows_per_task(V), [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
             bool ignored = targets[n] == ignore_index;
             lse[n] = losses[n] = 0.0f;
-            if (!ignored) losses[n] = forward_row(lse + n, logits + n * V, targets[n], V, label_smoothing);
+            if (!ignored) losses[n] = forward_row(lse + n, logits + n * row_step, targets[n], V, label_smoothing);
         }
     });
 }
@@ -112,33 +112,34 @@ void cross_entropy_reduce(Backend, float* loss, const float* losses, const float
 
 template <class Backend, class Out, class T>
 void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const float* scale, const T* logits,
-                            const float* lse, const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
-                            float label_smoothing) {
+                            const float* lse, const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
+                            int32_t ignore_index, float label_smoothing) {
     float factor = dloss ? *dloss * *scale : *scale;
     parallel_for(N, rows_per_task(V), [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
-            Out* row = dlogits + n * V;
+            Out* row = dlogits + n * row_step;
             if (targets[n] == ignore_index)
                 for_each_vector(V, [&](auto at) { at.store(row, Vec{}); });
             else
-                backward_row(row, factor, logits + n * V, lse[n], targets[n], V, label_smoothing);
+                backward_row(row, factor, logits + n * row_step, lse[n], targets[n], V, label_smoothing);
         }
     });
 }
 
 template <class Backend, class Out>
 void cross_entropy_forward_backward(Backend, float* losses, float* lse, Out* dlogits, float* logits, const float* scale,
-                                    const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
-                                    float label_smoothing) {
+                                    const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
+                                    int32_t ignore_index, float label_smoothing) {
     float factor = *scale;
     parallel_for(N, rows_per_task(V), [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
-            Out* row = dlogits + n * V;
+            Out* row = dlogits + n * row_step;
             lse[n] = losses[n] = 0.0f;
             if (targets[n] == ignore_index)
                 for_each_vector(V, [&](auto at) { at.store(row, Vec{}); });
             else
-                losses[n] = forward_backward_row(lse + n, row, factor, logits + n * V, targets[n], V, label_smoothing);
+                losses[n] =
+                    forward_backward_row(lse + n, row, factor, logits + n * row_step, targets[n], V, label_smoothing);
         }
     });
 }

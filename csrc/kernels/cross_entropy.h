@@ -5,8 +5,9 @@
 //   loss    = lse - (1 - smoothing) * logits[target] - smoothing * mean over v of logits[v]
 //   dlogits = (softmax(logits) - (1 - smoothing) * [v = target] - smoothing / V) * dloss
 //
-// logits (N, V), targets (N) in [0, V) or ignore_index; losses, lse (N) float. A row with ignore_index has loss 0 and
-// gradient 0.
+// logits, dlogits (N, V), of which rows begin `row_step` >= V elements apart (what lies between them is neither read
+// nor written), targets (N) in [0, V) or ignore_index; losses, lse (N) float. A row with ignore_index has loss 0 and
+// gradient 0. On CUDA, where the caller learns of a wrong id later, so has a row whose target lies outside [0, V).
 #pragma once
 
 #include <cstdint>
@@ -15,14 +16,14 @@ namespace llmcore {
 
 template <class Backend, class T>
 void cross_entropy_forward(Backend, float* losses, float* lse, const T* logits, const int32_t* targets, int64_t N,
-                           int64_t V, int32_t ignore_index, float label_smoothing);
+                           int64_t V, int64_t row_step, int32_t ignore_index, float label_smoothing);
 
 // scale (1) = 1 / num_items, or 1 / (number of targets that are not ignored) where num_items is 0. No targets: 0.
 template <class Backend>
 void cross_entropy_scale(Backend, float* scale, const int32_t* targets, int64_t N, int32_t ignore_index,
                          double num_items);
 
-// loss (1) = scale * sum of losses, added in double in the order of the rows.
+// loss (1) = scale * sum of losses, added in double, in an order that depends on N alone.
 template <class Backend>
 void cross_entropy_reduce(Backend, float* loss, const float* losses, const float* scale, int64_t N);
 
@@ -30,14 +31,14 @@ void cross_entropy_reduce(Backend, float* loss, const float* losses, const float
 // be null and is then 1.
 template <class Backend, class Out, class T>
 void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const float* scale, const T* logits,
-                            const float* lse, const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
-                            float label_smoothing);
+                            const float* lse, const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
+                            int32_t ignore_index, float label_smoothing);
 
 // Both passes for a loss whose gradient is 1, row by row while a row is in the cache. logits are overwritten; dlogits
 // may be logits if both are of one type.
 template <class Backend, class Out>
 void cross_entropy_forward_backward(Backend, float* losses, float* lse, Out* dlogits, float* logits, const float* scale,
-                                    const int32_t* targets, int64_t N, int64_t V, int32_t ignore_index,
-                                    float label_smoothing);
+                                    const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
+                                    int32_t ignore_index, float label_smoothing);
 
 }  // namespace llmcore

@@ -10,16 +10,20 @@
 namespace llmcore {
 namespace {
 
-// A chunk's logits take 64 MiB at most. Within that, 256 rows amortise the packing of the weight, and 4 MiB keep a
-// small vocabulary's logits in the cache.
-constexpr int64_t kMaxChunkLogits = 1 << 24;
-constexpr int64_t kGoodChunkLogits = 1 << 20;
-constexpr int64_t kGoodChunkRows = 256;
+// How large chunks are: at most `most_logits`; within that `good_rows`, or more if those are not `good_logits`.
+struct ChunkSizes {
+    int64_t most_logits, good_logits, good_rows;
+};
 
-// Rows of a chunk, by the sizes alone; all chunks about equal.
-int64_t chunk_rows(int64_t N, int64_t V) {
-    int64_t good = std::max(kGoodChunkRows, kGoodChunkLogits / std::max<int64_t>(V, 1));
-    int64_t rows = std::clamp<int64_t>(kMaxChunkLogits / std::max<int64_t>(V, 1), 1, good);
+// On the CPU a chunk's logits take 64 MiB at most. Within that, 256 rows amortise the packing of the weight, and 4 MiB
+// keep a small vocabulary's logits in the cache. A GPU needs thousands of rows to be full: 8192, or what 1 GiB holds.
+constexpr ChunkSizes kCpuChunk{1 << 24, 1 << 20, 256}, kCudaChunk{1 << 28, 0, 8192};
+
+// Rows of a chunk, by the kind of device and the sizes alone; all chunks about equal.
+int64_t chunk_rows(Device device, int64_t N, int64_t V) {
+    const ChunkSizes& sizes = device.type == DeviceType::kCuda ? kCudaChunk : kCpuChunk;
+    int64_t good = std::max(sizes.good_rows, sizes.good_logits / std::max<int64_t>(V, 1));
+    int64_t rows = std::clamp<int64_t>(sizes.most_logits / std::max<int64_t>(V, 1), 1, good);
     int64_t chunks = std::max<int64_t>((N + rows - 1) / rows, 1);
     return std::max<int64_t>((N + chunks - 1) / chunks, 1);
 }
@@ -100,13 +104,14 @@ void multiply(Backend backend, Out* y, const A* a, const B* b, const MatmulProbl
 // What a pass over the chunks computes; a tensor that is not defined is left out.
 struct Pass {
     Tensor losses, lse;   // (N): written if losses is defined; else lse is read
-    Tensor dx, dweight;   // (N, C) and (V, C) float32 +=
+    Tensor dx, dweight;   // (N, C) and (V, C) float32
     Tensor dloss, scale;  // for the gradients; dloss is 1 where losses are computed, too
+    bool accumulate;      // dweight += instead of =
 };
 
 void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const Tensor& targets,
                 const CrossEntropyOptions& options) {
-    int64_t V = weight.size(0), C = weight.size(1), N = targets.numel(), rows = chunk_rows(N, V);
+    int64_t V = weight.size(0), C = weight.size(1), N = targets.numel(), rows = chunk_rows(x.device(), N, V);
     bool gradients = pass.dx.defined() || pass.dweight.defined();
     Tensor logits_chunk = float_tensor({std::min(rows, N), V}, x);
     // The gradients are rounded to the type of the other operands of their two products, as every activation gradient
@@ -116,7 +121,13 @@ void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const T
         dlogits_chunk = Tensor::empty(logits_chunk.shape(), x.dtype(), x.device());
     dispatch(x, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
-        float* logits = logits_chunk.data<float>();
+        float *logits = logits_chunk.data<float>(), *dweight = pass.dweight.data<float>();
+        auto add_weight_gradient = [&](const T* dlogits, const T* x_n, int64_t n, bool accumulate) {
+            MatmulProblem problem{1, V, C, n, true, false};
+            problem.accumulate = accumulate;
+            multiply(backend, dweight, dlogits, x_n, problem);
+        };
+        if (dweight != nullptr && N == 0) add_weight_gradient(nullptr, nullptr, 0, pass.accumulate);
         for (int64_t first = 0; first < N; first += rows) {
             int64_t n = std::min(rows, N - first);
             const T* x_n = x.data<T>() + first * C;
@@ -127,21 +138,17 @@ void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const T
             const float* scale = pass.scale.defined() ? pass.scale.data<float>() : nullptr;
             T* dlogits = gradients ? dlogits_chunk.data<T>() : nullptr;
             if (losses_n != nullptr && gradients)
-                cross_entropy_forward_backward(backend, losses_n, lse_n, dlogits, logits, scale, targets_n, n, V,
+                cross_entropy_forward_backward(backend, losses_n, lse_n, dlogits, logits, scale, targets_n, n, V, V,
                                                options.ignore_index, options.label_smoothing);
             else if (losses_n != nullptr)
-                cross_entropy_forward(backend, losses_n, lse_n, logits, targets_n, n, V, options.ignore_index,
+                cross_entropy_forward(backend, losses_n, lse_n, logits, targets_n, n, V, V, options.ignore_index,
                                       options.label_smoothing);
             else if (gradients)
                 cross_entropy_backward(backend, dlogits, pass.dloss.data<float>(), scale, logits, lse_n, targets_n, n,
-                                       V, options.ignore_index, options.label_smoothing);
+                                       V, V, options.ignore_index, options.label_smoothing);
             if (pass.dx.defined())
                 multiply(backend, pass.dx.data<T>() + first * C, dlogits, weight.data<T>(), {1, n, C, V});
-            if (pass.dweight.defined()) {
-                MatmulProblem problem{1, V, C, n, true, false};
-                problem.accumulate = true;
-                multiply(backend, pass.dweight.data<float>(), dlogits, x_n, problem);
-            }
+            if (dweight != nullptr) add_weight_gradient(dlogits, x_n, n, pass.accumulate || first > 0);
         }
     });
 }
@@ -164,8 +171,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_forward(const Tensor& logits, c
     dispatch(logits, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;
         cross_entropy_forward(backend, losses.data<float>(), lse.data<float>(), logits.data<T>(),
-                              targets.data<int32_t>(), targets.numel(), logits.size(-1), options.ignore_index,
-                              options.label_smoothing);
+                              targets.data<int32_t>(), targets.numel(), logits.size(-1), logits.size(-1),
+                              options.ignore_index, options.label_smoothing);
     });
     Tensor scale = scale_of(targets, options);
     return {reduce(losses, scale), lse, scale};
@@ -180,7 +187,7 @@ Tensor cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const T
         using T = typename decltype(tag)::type;
         cross_entropy_backward(backend, dlogits.data<T>(), dloss.data<float>(), scale.data<float>(), logits.data<T>(),
                                lse.data<float>(), targets.data<int32_t>(), targets.numel(), logits.size(-1),
-                               options.ignore_index, options.label_smoothing);
+                               logits.size(-1), options.ignore_index, options.label_smoothing);
     });
     return dlogits;
 }
@@ -200,7 +207,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_forward(const Tensor& x,
 std::optional<Tensor> linear_cross_entropy_backward(const Tensor& dloss, const Tensor& x, const Tensor& weight,
                                                     const Tensor& lse, const Tensor& scale, const Tensor& targets,
                                                     std::optional<Tensor> dweight, bool needs_dx,
-                                                    const CrossEntropyOptions& options) {
+                                                    const CrossEntropyOptions& options, bool accumulate) {
     const char* op = "linear_cross_entropy_backward";
     check_linear(op, x, weight, targets, dweight, options.ignore_index);
     check_kept(op, dloss, lse, scale, targets);
@@ -209,6 +216,7 @@ std::optional<Tensor> linear_cross_entropy_backward(const Tensor& dloss, const T
     pass.dloss = dloss;
     pass.scale = scale;
     pass.dweight = dweight.value_or(Tensor());
+    pass.accumulate = accumulate;
     if (needs_dx) pass.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
     run_chunks(pass, x, weight, targets, options);
     return needs_dx ? std::optional<Tensor>(pass.dx) : std::nullopt;
@@ -217,13 +225,15 @@ std::optional<Tensor> linear_cross_entropy_backward(const Tensor& dloss, const T
 std::tuple<Tensor, std::optional<Tensor>> linear_cross_entropy_fused(const Tensor& x, const Tensor& weight,
                                                                      const Tensor& targets,
                                                                      std::optional<Tensor> dweight, bool needs_dx,
-                                                                     const CrossEntropyOptions& options) {
+                                                                     const CrossEntropyOptions& options,
+                                                                     bool accumulate) {
     check_linear("linear_cross_entropy", x, weight, targets, dweight, options.ignore_index);
     Pass pass;
     pass.losses = float_tensor(targets.shape(), x);
     pass.lse = float_tensor(targets.shape(), x);
     pass.scale = scale_of(targets, options);
     pass.dweight = dweight.value_or(Tensor());
+    pass.accumulate = accumulate;
     if (needs_dx) pass.dx = Tensor::empty(x.shape(), x.dtype(), x.device());
     run_chunks(pass, x, weight, targets, options);
     return {reduce(pass.losses, pass.scale), needs_dx ? std::optional<Tensor>(pass.dx) : std::nullopt};

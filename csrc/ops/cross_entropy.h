@@ -33,17 +33,19 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_forward(const Tensor& x,
                                                                 const Tensor& targets,
                                                                 const CrossEntropyOptions& options);
 
-// -> dx (..., C), if needs_dx; dweight (V, C) float32 is added to, if given. Computes the logits again.
+// -> dx (..., C), if needs_dx; dweight (V, C) float32, if given, is added to, or overwritten without `accumulate`.
+// Computes the logits again.
 std::optional<Tensor> linear_cross_entropy_backward(const Tensor& dloss, const Tensor& x, const Tensor& weight,
                                                     const Tensor& lse, const Tensor& scale, const Tensor& targets,
                                                     std::optional<Tensor> dweight, bool needs_dx,
-                                                    const CrossEntropyOptions& options);
+                                                    const CrossEntropyOptions& options, bool accumulate = true);
 
-// Both passes at once, for a gradient of 1: -> loss, dx if needs_dx; dweight is added to, if given.
+// Both passes at once, for a gradient of 1: -> loss, dx if needs_dx; dweight as above.
 std::tuple<Tensor, std::optional<Tensor>> linear_cross_entropy_fused(const Tensor& x, const Tensor& weight,
                                                                      const Tensor& targets,
                                                                      std::optional<Tensor> dweight, bool needs_dx,
-                                                                     const CrossEntropyOptions& options);
+                                                                     const CrossEntropyOptions& options,
+                                                                     bool accumulate = true);
 
 // -> the loss of every target (...) float32, 0 where it is ignored.
 Tensor linear_cross_entropy_per_token(const Tensor& x, const Tensor& weight, const Tensor& targets,

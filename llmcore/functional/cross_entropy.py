@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmcore import _core
-from llmcore.autograd import Context, Function, Tensor
+from llmcore.autograd import Context, Function, Tensor, is_seed
 from llmcore.labels import IGNORE_INDEX
 
 
@@ -58,7 +58,8 @@ class _LinearCrossEntropy(Function):
     @staticmethod
     def backward(ctx: Context, dloss: _core.Tensor) -> Any:
         *saved, options = ctx.saved
-        dx = _core.linear_cross_entropy_backward(dloss, *saved, ctx.grad_buffer(1), ctx.needs_grad(0), options)
+        dweight, add = ctx.grad_to_write(1)
+        dx = _core.linear_cross_entropy_backward(dloss, *saved, dweight, ctx.needs_grad(0), options, add)
         return dx, None, None, None
 
 
@@ -73,13 +74,14 @@ class _FusedLinearCrossEntropy(Function):
         targets: _core.Tensor,
         options: _core.CrossEntropyOptions,
     ) -> _core.Tensor:
-        loss, dx = _core.linear_cross_entropy_fused(x, weight, targets, ctx.grad_buffer(1), ctx.needs_grad(0), options)
+        dweight, add = ctx.grad_to_write(1)
+        loss, dx = _core.linear_cross_entropy_fused(x, weight, targets, dweight, ctx.needs_grad(0), options, add)
         ctx.save(dx)
         return loss
 
     @staticmethod
     def backward(ctx: Context, dloss: _core.Tensor) -> Any:
-        if dloss.item() != 1.0:
+        if not is_seed(dloss) and dloss.item() != 1.0:
             raise RuntimeError(
                 f"linear_cross_entropy: with fused_backward=True the gradients are those of the loss itself, but "
                 f"backward arrived with the gradient {dloss.item()}; scale with num_items, or use fused_backward=False"

@@ -37,6 +37,10 @@ HOT_KERNELS = {
     # Bound by memory: enough threads must run at a time to keep it busy.
     "sum_row_parts_kernel": Expectation(64, ("LDG.E", "STG.E")),
     "map_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
+    "cross_entropy_forward_kernel": Expectation(40, ("LDG.E",)),
+    # Blocks of 1024 threads: 64 registers at most.
+    "cross_entropy_both_kernel": Expectation(40, ("LDG.E", "STS", "LDS", "STG.E")),
+    "cross_entropy_backward_kernel": Expectation(40, ("LDG.E", "STG.E")),
     "dropout_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
     # Two blocks of 256 threads on a multiprocessor.
     "norm_forward_kernel": Expectation(128, ("LDG.E.EF.128", "STG.E.128")),
