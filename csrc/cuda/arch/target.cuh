@@ -27,3 +27,16 @@
 #else
 #define LLMCORE_HAS_SM90A 0
 #endif
+
+namespace llmcore::ptx {
+
+// The same number, though the compiler cannot know it. Inside a loop, what follows from it by a few operations is then
+// computed each time and not kept in registers from before the loop.
+LLMCORE_DEVICE uint32_t unhoisted(uint32_t x) {
+#if !LLMCORE_EMULATE
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
+}  // namespace llmcore::ptx

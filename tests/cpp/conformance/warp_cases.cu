@@ -2,6 +2,7 @@
 #include "case.h"
 #include "cuda/arch/barrier.cuh"
 #include "cuda/arch/collective.cuh"
+#include "cuda/arch/float.cuh"
 #include "cuda/arch/matrix.cuh"
 #include "cuda/shared.cuh"
 #include "cuda/warp.cuh"
@@ -126,6 +127,38 @@ __global__ void collectives(unsigned char* out, const unsigned char* in) {
     give(bits);
 }
 
+// 2^-8 to 2^8; hardware may be off by two units in the last place.
+__global__ void powers_of_two(unsigned char* out, const unsigned char* in) {
+    const uint32_t word = ptx::unhoisted(word_of(in, int(threadIdx.x)));
+    const float x = float(int(word % 16000) - 8000) / 1000;
+    const float y = ptx::exp2_approximate(x);
+    memcpy(out + threadIdx.x * 4, &y, 4);
+}
+
+// Zero below the smallest normal number, infinity above the largest.
+__global__ void edges_of_powers(unsigned char* out, const unsigned char*) {
+    const float edges[] = {-INFINITY, -200.0f, -126.5f, 0.0f, 200.0f, INFINITY};
+    for (int i = 0; i < 6; ++i) {
+        const float y = ptx::exp2_approximate(edges[i]);
+        memcpy(out + i * 4, &y, 4);
+    }
+}
+
+__global__ void pairs_of_bf16(unsigned char* out, const unsigned char* in) {
+    float low, high;  // any bits: numbers of every size, ties, infinities and what is no number
+    memcpy(&low, in + threadIdx.x * 8, 4);
+    memcpy(&high, in + threadIdx.x * 8 + 4, 4);
+    put_word(out, int(threadIdx.x), ptx::pack_bf16(low, high));
+}
+
+// Every fourth word ends in what is a tie or next to one.
+void fill_with_ties(Random& random, Bytes& input) {
+    for (size_t at = 0; at < input.size(); at += 16) {
+        const uint32_t word = (random.bits() & 0xffff0000u) | (0x7fffu + random.bits() % 3);
+        memcpy(&input[at], &word, 4);
+    }
+}
+
 // Which lane is elected is not said: only that it is one, and the same every time.
 __global__ void election(unsigned char* out, const unsigned char*) {
 #if LLMCORE_HAS_SM90A
@@ -176,6 +209,9 @@ void add_warp_cases() {
     cases.push_back({"mma.fp16", 80, 1e-6, 1280, 512, fill_fragments<Type::kFp16>, start<multiply<Type::kFp16>, 32>});
     cases.push_back({"mma.tf32", 80, 1e-6, 1280, 512, fill_fragments<Type::kTf32>, start<multiply<Type::kTf32>, 32>});
     cases.push_back({"redux, votes, shuffles", 80, 0, 128, 17 * 128, nullptr, start<collectives, 32>});
+    cases.push_back({"ex2.approx.ftz", 80, 2.4e-7, 128, 128, nullptr, start<powers_of_two, 32>});
+    cases.push_back({"ex2.approx.ftz, edges", 80, 0, 0, 24, nullptr, start<edges_of_powers, 1>});
+    cases.push_back({"cvt.rn.bf16x2", 80, 0, 1024, 512, fill_with_ties, start<pairs_of_bf16, 128>});
     cases.push_back({"elect", 90, 0, 0, 128, nullptr, start<election, 32>});
     cases.push_back({"named barriers", 80, 0, 384, 128, nullptr, start<named_barriers, 96>});
 }

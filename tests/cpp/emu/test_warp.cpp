@@ -1,9 +1,11 @@
 // Warp operations against brute-force definitions: PTX ISA 9.7.9.6 (shfl.sync), 9.7.13.7 (vote.sync), 9.7.13.10
 // (redux.sync), 9.7.13.16 (elect.sync).
 #include <climits>
+#include <cstring>
 
 #include "check.h"
 #include "cuda/arch/collective.cuh"
+#include "cuda/arch/float.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/warp.cuh"
 
@@ -150,6 +152,43 @@ TEST(a_lane_outside_the_mask_gives_poison) {
     uint32_t result[16];
     launch({1, 32}, outside_kernel, result);
     for (uint32_t value : result) EXPECT(value == ~0u);
+}
+
+// PTX ISA 9.7.3.21: subnormal results are flushed to zero of their sign; the error is below 2^-22.
+TEST(powers_of_two_are_flushed_at_the_smallest_normal_number) {
+    for (float x : {-3.5f, -1.0f, 0.0f, 0.75f, 10.0f}) {
+        const double expected = std::exp2(double(x));
+        EXPECT(std::abs(double(ptx::exp2_approximate(x)) - expected) <= expected * 0x1p-22);
+    }
+    EXPECT(ptx::exp2_approximate(-126.0f) == 0x1p-126f);
+    EXPECT(ptx::exp2_approximate(-126.5f) == 0.0f && ptx::exp2_approximate(-INFINITY) == 0.0f);
+    EXPECT(ptx::exp2_approximate(128.0f) == INFINITY && std::isnan(ptx::exp2_approximate(NAN)));
+}
+
+uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+
+// PTX ISA 9.7.9.21: .rn rounds to the nearest, of two to the even one; what is no number becomes 0x7fff; the first
+// source is the upper half.
+TEST(pairs_of_bf16_are_rounded_to_nearest_even) {
+    for (int n = 0; n < 10000; ++n) {
+        const float value = random_number() * float(1 << (n % 20));
+        const uint32_t half = ptx::pack_bf16(value, 0.0f) & 0xffffu, below = bits_of(value) >> 16;
+        const auto distance = [&](uint32_t candidate) {
+            const uint32_t bits = candidate << 16;
+            float number;
+            std::memcpy(&number, &bits, 4);
+            return std::abs(double(number) - double(value));
+        };
+        const bool tie = distance(below) == distance(below + 1);
+        EXPECT(half == (tie ? below + (below & 1) : distance(below) < distance(below + 1) ? below : below + 1));
+    }
+    EXPECT(ptx::pack_bf16(1.0f + 0x1p-8f, 1.0f + 0x3p-8f) == 0x3f823f80u);  // ties, down and up to the even one
+    EXPECT(ptx::pack_bf16(3.4e38f, -INFINITY) == 0xff807f80u);              // past the largest bf16
+    EXPECT(ptx::pack_bf16(NAN, 2.0f) == 0x40007fffu);
 }
 
 }  // namespace
