@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.gpu.attention_kernels import attention_cases
 from benchmarks.gpu.case import DEVICE, DTYPES, Case, compare, first_rows, on_torch, random_rows, torch
 from benchmarks.gpu.row_kernels import row_cases
 from benchmarks.gpu.timing import seconds_per_call
@@ -139,6 +140,7 @@ def all_cases(small: bool) -> Iterator[Case]:
             yield from layernorm_cases(dtype, N, C)
             yield from add_cases(dtype, N, C)
             yield from row_cases(dtype, N, C)
+        yield from attention_cases(dtype, small)
         if "matmul" in _core.cuda_families():
             for M, N, K in [(40, 48, 64)] if small else [(4096, 4096, 4096), (8192, 3072, 768), (8192, 768, 3072)]:
                 yield from matmul_cases(dtype, M, N, K)

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/dispatch.h"
+#include "core/index_check.h"
 #include "kernels/attention.h"
 
 namespace llmcore {
@@ -19,26 +20,32 @@ void check_options(const char* op, const AttentionOptions& options) {
                   ": dropout_p must be at least 0 and below 1, got ", options.dropout_p);
 }
 
-void check_counts(const char* op, const char* name, const Tensor& counts, int64_t B, int64_t lowest, int64_t highest) {
+std::string sentence_of(const IndexRule& rule, int64_t row, int32_t count) {
+    return concat(rule.op, ": ", rule.name, " must be from 0 to ", rule.rows - 1, ", got ", count, " in row ", row);
+}
+
+void check_counts(const char* op, const char* name, const Tensor& counts, int64_t B, int64_t highest) {
     check_dtype(op, name, counts, DType::kInt32);
     check_shape(op, name, counts, {B});
-    for (int64_t b = 0; b < B; ++b) {
-        int32_t value = counts.data<int32_t>()[b];
-        LLMCORE_CHECK(value >= lowest && value <= highest, op, ": ", name, " must be from ", lowest, " to ", highest,
-                      ", got ", value, " in row ", b);
-    }
+    check_indices(counts, {op, name, highest + 1, kNoIgnoredIndex, sentence_of});
+}
+
+// The elements of counts, which have to be on the device of the other tensors.
+const int32_t* elements_on(Device device, const Tensor& counts) {
+    RunningOn running(device);
+    return counts.data<int32_t>();
 }
 
 // Fills in what follows from HS and the options; sizes and strides are the caller's.
-AttentionProblem describe(const char* op, const AttentionOptions& options, int64_t B, int64_t Tq, int64_t Tk,
-                          int64_t HS) {
+AttentionProblem describe(const char* op, const AttentionOptions& options, Device device, int64_t B, int64_t Tq,
+                          int64_t Tk, int64_t HS) {
     LLMCORE_CHECK(HS >= 1 && HS <= 256, op, ": the size of a head must be from 1 to 256, got ", HS);
-    if (options.lengths) check_counts(op, "lengths", *options.lengths, B, 0, Tk);
+    if (options.lengths) check_counts(op, "lengths", *options.lengths, B, Tk);
     AttentionProblem p{};
     p.B = B, p.NH = options.num_heads, p.NKV = options.num_kv_heads, p.Tq = Tq, p.Tk = Tk, p.HS = HS;
     p.q_stride = p.NH * HS, p.k_stride = p.v_stride = p.NKV * HS;
     p.causal = options.causal ? Causal::kLastKey : Causal::kNone;
-    p.lengths = options.lengths.value_or(Tensor()).data<int32_t>();
+    p.lengths = elements_on(device, options.lengths.value_or(Tensor()));
     p.scale = options.scale.value_or(1.0f / std::sqrt(static_cast<float>(HS)));
     p.dropout_p = options.dropout_p, p.seed = options.seed, p.offset = options.offset;
     return p;
@@ -57,7 +64,7 @@ AttentionProblem problem_of(const char* op, const Tensor& q, const Tensor& k, co
     LLMCORE_CHECK(k.dim() == 3 && k.size(0) == q.size(0) && k.size(2) == width, op, ": k must have shape (", q.size(0),
                   ", Tk, ", width, "), got ", to_string(k.shape()));
     check_shape(op, "v", v, k.shape());
-    return describe(op, options, q.size(0), q.size(1), k.size(1), HS);
+    return describe(op, options, q.device(), q.size(0), q.size(1), k.size(1), HS);
 }
 
 AttentionProblem packed_problem_of(const char* op, const Tensor& qkv, const AttentionOptions& options) {
@@ -68,7 +75,8 @@ AttentionProblem packed_problem_of(const char* op, const Tensor& qkv, const Atte
     int64_t heads = options.num_heads + 2 * options.num_kv_heads;
     LLMCORE_CHECK(qkv.size(2) % heads == 0, op, ": qkv must have shape (B, T, ", heads, " * HS), got ",
                   to_string(qkv.shape()));
-    AttentionProblem p = describe(op, options, qkv.size(0), qkv.size(1), qkv.size(1), qkv.size(2) / heads);
+    AttentionProblem p =
+        describe(op, options, qkv.device(), qkv.size(0), qkv.size(1), qkv.size(1), qkv.size(2) / heads);
     p.q_stride = p.k_stride = p.v_stride = qkv.size(2);
     return p;
 }
@@ -168,9 +176,9 @@ Tensor attention_decode(const Tensor& q, const Tensor& k_cache, const Tensor& v_
     const char* op = "attention_decode";
     AttentionOptions options{num_heads, num_kv_heads, true, lengths, scale};
     AttentionProblem p = problem_of(op, q, k_cache, v_cache, options);
-    check_counts(op, "starts", starts, p.B, 0, p.Tk);
+    check_counts(op, "starts", starts, p.B, p.Tk);
     p.causal = Causal::kLastValidKey;
-    p.starts = starts.data<int32_t>();
+    p.starts = elements_on(q.device(), starts);
     Tensor out = Tensor::empty(q.shape(), q.dtype(), q.device());
     dispatch(q, [&](auto backend, auto tag) {
         using T = typename decltype(tag)::type;

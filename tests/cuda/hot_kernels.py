@@ -34,8 +34,19 @@ HOT_KERNELS = {
         168, ("HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "USETMAXREG", "SYNCS.PHASECHK"), ("90a",)
     ),
     "matmul_simt_kernel": Expectation(255, ("FFMA", "LDS.128", "STS")),
+    # Blocks of 128 threads, two on a multiprocessor.
+    "attention_forward_mma_kernel": Expectation(
+        255, ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "MUFU.EX2", "F2FP.BF16")
+    ),
+    "attention_backward_mma_kernel": Expectation(
+        255, ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "MUFU.EX2", "F2FP.BF16")
+    ),
+    # Two blocks of 256 threads.
+    "attention_forward_simt_kernel": Expectation(128, ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128", "MUFU.EX2")),
+    "attention_backward_simt_kernel": Expectation(128, ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128", "MUFU.EX2")),
     # Bound by memory: enough threads must run at a time to keep it busy.
     "sum_row_parts_kernel": Expectation(64, ("LDG.E", "STG.E")),
+    "attention_decode_kernel": Expectation(168, ("LDG.E.128", "SHFL.BFLY", "MUFU.EX2")),
     "map_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),
     "cross_entropy_forward_kernel": Expectation(40, ("LDG.E",)),
     # Blocks of 1024 threads: 64 registers at most.

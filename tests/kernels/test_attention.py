@@ -19,6 +19,7 @@ from tests.cases import (
     poison_allocator,
     random_array,
 )
+from tests.devices import schedules
 from tests.kernels.philox import keep_mask
 
 
@@ -90,25 +91,47 @@ class Case:
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
         return F.attention(
-            q, k, v, self.NH, self.NKV, self.causal, int_tensor(self.lengths), self.scale, **options
+            q, k, v, self.NH, self.NKV, self.causal, int_tensor(self.lengths, q.device), self.scale, **options
         )  # fmt: skip
 
 
-def int_tensor(values: list[int] | None) -> _core.Tensor | None:
-    return None if values is None else _core.from_numpy(np.asarray(values, dtype=np.int32))
+def int_tensor(values: list[int] | None, device: str = "cpu") -> _core.Tensor | None:
+    return None if values is None else _core.from_numpy(np.asarray(values, dtype=np.int32), device=device)
 
 
-def check(case: Case, dtype: _core.DType, **options) -> None:
+def check(case: Case, dtype: _core.DType, device: str = "cpu", **options) -> None:
     """Forward and backward against the reference, with fresh memory poisoned."""
     q, k, v, dout = case.inputs(dtype)
-    tensors = [leaf(x, dtype) for x in (q, k, v)]
-    poison_allocator()
+    tensors = [leaf(x, dtype, device) for x in (q, k, v)]
+    poison_allocator(device)
     out = case.run(*tensors, **options)
+    assert out.device.startswith(device)
     assert_close(out, case.forward(q, k, v), dtype)
-    poison_allocator()
-    out.backward(_core.from_numpy(dout, dtype))
+    poison_allocator(device)
+    out.backward(_core.from_numpy(dout, dtype, device))
     for tensor, expected in zip(tensors, case.backward(q, k, v, dout), strict=True):
         assert_close(tensor.grad, expected, dtype, scale=max(1.0, np.abs(expected).max(initial=0)))
+
+
+# What kernels for GPUs tell apart: widths of heads (32, 64, 96, 128, 256 in bf16; 64, 128, 256 in float), rows that are
+# whole vectors or not, tiles of 64 and of 128 that are full, cut off by the diagonal, by a length or by the last row.
+TELLING = {
+    "narrow": Case(B=1, NH=1, NKV=1, Tq=40, Tk=70, HS=32, causal=True),
+    "three-tiles": Case(B=1, NH=1, NKV=1, Tq=150, Tk=150, HS=64, causal=True),
+    "grouped": Case(NH=2, NKV=1, Tq=5, Tk=70, HS=64, causal=True, lengths=[70, 33]),
+    "80-columns": Case(B=1, NH=1, NKV=1, Tq=70, Tk=40, HS=80, causal=True),
+    "128-columns": Case(B=1, NH=1, NKV=1, Tq=70, Tk=70, HS=128, causal=True),
+    "256-columns": Case(B=1, NH=1, NKV=1, Tq=37, Tk=70, HS=256, lengths=[65]),
+    "odd-rows": Case(Tq=20, Tk=37, HS=33, lengths=[0, 20]),
+    "negative-scale": Case(B=1, NH=1, NKV=1, Tq=9, Tk=70, HS=4, causal=True, scale=-0.3),
+    "scale-zero": Case(B=1, NH=1, NKV=1, Tq=3, Tk=5, HS=8, causal=True, scale=0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("name", TELLING)
+def test_telling_sizes(name, dtype, device):
+    check(TELLING[name], dtype, device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
@@ -163,17 +186,18 @@ def test_gradients_are_the_slopes(case):
     check_gradient(tensors[2].grad, lambda x: (case.forward(q, k, x) * dout).sum(), v, FLOAT32)
 
 
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-def test_queries_without_keys_are_zero_and_lse_is_minus_infinity(dtype):
+def test_queries_without_keys_are_zero_and_lse_is_minus_infinity(dtype, device):
     case = Case(B=2, Tq=6, Tk=4, causal=True, lengths=[4, 0])
     q, k, v, dout = case.inputs(dtype)
-    tensors = [leaf(x, dtype) for x in (q, k, v)]
+    tensors = [leaf(x, dtype, device) for x in (q, k, v)]
     out = case.run(*tensors)
     assert not out.numpy()[1].any() and not out.numpy()[0, :2].any() and out.numpy()[0, 2:].all()
-    out.backward(_core.from_numpy(dout, dtype))
+    out.backward(_core.from_numpy(dout, dtype, device))
     assert all(np.isfinite(t.grad.numpy()).all() and not t.grad.numpy()[1].any() for t in tensors)
 
-    options = _core.AttentionOptions(2, 2, True, int_tensor([4, 0]), None, 0.0, 0, 0)
+    options = _core.AttentionOptions(2, 2, True, int_tensor([4, 0], device), None, 0.0, 0, 0)
     _, lse = _core.attention_forward(*[t.data for t in tensors], options)
     np.testing.assert_allclose(lse.numpy(), case.probabilities(q, k)[1], rtol=1e-6)
     assert np.isneginf(lse.numpy()[1]).all()
@@ -181,56 +205,56 @@ def test_queries_without_keys_are_zero_and_lse_is_minus_infinity(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("Tk", [100, 200])
-def test_large_scores_do_not_overflow(Tk, dtype):
+def test_large_scores_do_not_overflow(Tk, dtype, device):
     """Rows whose maximum moves far from one tile of keys to the next, up and down."""
     case = Case(B=1, NH=1, NKV=1, Tq=3, Tk=Tk, HS=1, scale=1.0)
     q, dout = np.array([[[1.0], [-1.0], [0.5]]]), np.ones((1, 3, 1))
     k = _core.from_numpy(np.linspace(-300, 300, Tk)[None, :, None], dtype).numpy().astype(np.float64)
     v = random_array((1, Tk, 1), dtype=dtype)
-    tensors = [leaf(x, dtype) for x in (q, k, v)]
+    tensors = [leaf(x, dtype, device) for x in (q, k, v)]
     out = case.run(*tensors)
     limits = dict(rtol=1e-4, atol=1e-5) if dtype == FLOAT32 else TOLERANCE[dtype]
     np.testing.assert_allclose(out.numpy(), case.forward(q, k, v), **limits)
-    out.backward(_core.from_numpy(dout, dtype))
+    out.backward(_core.from_numpy(dout, dtype, device))
     np.testing.assert_allclose(tensors[2].grad.numpy(), case.backward(q, k, v, dout)[2], **limits)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-def test_nan_in_a_key_reaches_only_the_queries_that_see_it(dtype):
+def test_nan_in_a_key_reaches_only_the_queries_that_see_it(dtype, device):
     case = Case(B=1, NH=1, NKV=1, Tq=130, Tk=130, causal=True)
     q, k, v, _ = case.inputs(dtype)
     k[0, 128] = np.nan
-    out = case.run(*[leaf(x, dtype) for x in (q, k, v)]).numpy()
+    out = case.run(*[leaf(x, dtype, device) for x in (q, k, v)]).numpy()
     assert np.isfinite(out[0, :128]).all() and np.isnan(out[0, 128:]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
-@pytest.mark.parametrize("NKV", [1, 4])
-def test_packed_form_has_the_same_bits(NKV, dtype):
-    case = Case(NH=4, NKV=NKV, Tq=70, Tk=70, HS=24, causal=True, lengths=[70, 50])
+def test_packed_form_has_the_same_bits(dtype, device):
+    case = Case(NH=2, NKV=1, Tq=70, Tk=70, HS=24, causal=True, lengths=[70, 50])
     q, k, v, dout = case.inputs(dtype)
-    apart, packed = [leaf(x, dtype) for x in (q, k, v)], leaf(np.concatenate([q, k, v], -1), dtype)
-    poison_allocator()
+    apart = [leaf(x, dtype, device) for x in (q, k, v)]
+    packed = leaf(np.concatenate([q, k, v], -1), dtype, device)
+    poison_allocator(device)
     out = case.run(*apart)
-    out_packed = F.attention_qkv(packed, 4, NKV, True, int_tensor(case.lengths))
+    out_packed = F.attention_qkv(packed, 2, 1, True, int_tensor(case.lengths, device))
     np.testing.assert_array_equal(out.numpy(), out_packed.numpy())
     for result in (out, out_packed):
-        result.backward(_core.from_numpy(dout, dtype))
+        result.backward(_core.from_numpy(dout, dtype, device))
     np.testing.assert_array_equal(np.concatenate([t.grad.numpy() for t in apart], -1), packed.grad.numpy())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 @pytest.mark.parametrize("Tq, Tk", [(70, 70), (5, 131), (20, 5)])
-def test_dropout_draws_the_philox_mask(Tq, Tk, dtype):
+def test_dropout_draws_the_philox_mask(Tq, Tk, dtype, device):
     """Forward and backward against the reference with the mask that NumPy draws."""
-    case = Case(NH=4, NKV=2, Tq=Tq, Tk=Tk, causal=True)
+    case = Case(NH=2, NKV=1, Tq=Tq, Tk=Tk, causal=True)
     generator = Generator(seed=12345678901234567)
     generator.step = 3
     generator.next_offset()
     offset = generator.state()["step"] * 2**20 + generator.state()["index"]
-    kept = keep_mask(generator.seed, offset, 2 * 4 * Tq * Tk, 0.3).reshape(2, 4, Tq, Tk)
+    kept = keep_mask(generator.seed, offset, 2 * 2 * Tq * Tk, 0.3).reshape(2, 2, Tq, Tk)
     case.keep = kept / 0.7
-    check(case, dtype, dropout_p=0.3, generator=generator)
+    check(case, dtype, device, dropout_p=0.3, generator=generator)
     assert generator.state()["index"] == 2
 
 
@@ -249,9 +273,19 @@ def test_dropout_without_a_generator_or_with_p_zero_changes_nothing():
 @pytest.mark.parametrize("Tq", [1, 2, 4, 5, 70])
 @pytest.mark.parametrize("HS", [7, 64])
 def test_decode(Tq, HS, dtype):
+    check_decode(Tq, HS, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("Tq, HS, NH", [(1, 64, 2), (2, 200, 4), (3, 7, 6), (5, 16, 4)])
+def test_decode_on_devices(Tq, HS, NH, dtype, device):
+    check_decode(Tq, HS, dtype, NH, device)
+
+
+def check_decode(Tq: int, HS: int, dtype: _core.DType, NH: int = 4, device: str = "cpu") -> None:
     """What lies outside [start, length) of the cache is NaN and must not be felt."""
     lengths, starts = [Tq, 150, 128, 100], [0, 3, 70, 99]
-    case = Case(B=4, NH=4, NKV=2, Tq=Tq, Tk=160, HS=HS, causal=True, causal_to_length=True)
+    case = Case(B=4, NH=NH, NKV=2, Tq=Tq, Tk=160, HS=HS, causal=True, causal_to_length=True)
     case.lengths, case.starts = lengths, starts
     q, k, v, _ = case.inputs(dtype)
     expected = case.forward(q, k, v)
@@ -259,21 +293,22 @@ def test_decode(Tq, HS, dtype):
         for cache in (k, v):
             cache[b, : starts[b]] = np.nan
             cache[b, lengths[b] :] = np.nan
-    tensors = [_core.from_numpy(x, dtype) for x in (q, k, v)]
-    poison_allocator()
-    out = _core.attention_decode(*tensors, 4, 2, int_tensor(starts), int_tensor(lengths), None)
+    tensors = [_core.from_numpy(x, dtype, device) for x in (q, k, v)]
+    poison_allocator(device)
+    counts = int_tensor(starts, device), int_tensor(lengths, device)
+    out = _core.attention_decode(*tensors, NH, 2, *counts, None)
     assert_close(out, expected, dtype)
 
 
 # ----------------------------------------------------------------------------------------- fixed bits
 
 
-def all_results(case: Case, dtype: _core.DType = FLOAT32) -> list[np.ndarray]:
+def all_results(case: Case, dtype: _core.DType = FLOAT32, device: str = "cpu") -> list[np.ndarray]:
     generator = Generator(7)
     q, k, v, dout = case.inputs(dtype)
-    tensors = [leaf(x, dtype) for x in (q, k, v)]
+    tensors = [leaf(x, dtype, device) for x in (q, k, v)]
     out = case.run(*tensors, dropout_p=0.1, generator=generator)
-    out.backward(_core.from_numpy(dout, dtype))
+    out.backward(_core.from_numpy(dout, dtype, device))
     return [out.numpy().copy(), *[t.grad.numpy().copy() for t in tensors]]
 
 
@@ -288,6 +323,16 @@ def test_same_bits_for_any_number_of_threads(dtype):
         arguments = [_core.from_numpy(x, dtype) for x in (q, k, v)]
         results[-1].append(_core.attention_decode(*arguments, 4, 2, starts, lengths, None).numpy().copy())
     _core.set_num_threads(0)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_same_bits_in_any_order_of_the_device(dtype, device):
+    results = []
+    for _ in schedules(device):
+        results.append(all_results(Case(B=1, NH=2, NKV=1, Tq=70, Tk=70, HS=16, causal=True), dtype, device))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -334,8 +379,6 @@ def test_wrong_input_is_refused():
         F.attention(x, leaf(np.ones((2, 5, 12)), BFLOAT16), x, 4)
     with pytest.raises(ValueError, match="size of a head must be from 1 to 256, got 300"):
         F.attention_qkv(leaf(np.ones((1, 1, 900))), 1)
-    with pytest.raises(ValueError, match="lengths must be from 0 to 5, got 6 in row 1"):
-        F.attention(x, x, x, 4, lengths=int_tensor([5, 6]))
     with pytest.raises(ValueError, match=r"lengths must have shape \(2\), got \(3\)"):
         F.attention(x, x, x, 4, lengths=int_tensor([5, 5, 5]))
     with pytest.raises(ValueError, match="dropout_p must be at least 0 and below 1, got 1"):
@@ -345,5 +388,15 @@ def test_wrong_input_is_refused():
     heads = (2**64 + 2) // 3  # three times that is 2 in 64 bits
     with pytest.raises(ValueError, match=rf"C of at least num_heads = {heads}, got \(1, 1, 4\)"):
         F.attention_qkv(leaf(np.ones((1, 1, 4))), heads)
-    with pytest.raises(ValueError, match="starts must be from 0 to 5, got -1 in row 0"):
-        _core.attention_decode(x.data, x.data, x.data, 4, 4, int_tensor([-1, 0]), int_tensor([5, 5]), None)
+
+
+def test_counts_outside_the_keys_are_refused(device):
+    """On a GPU by the next synchronize; until then kernels stay inside the keys."""
+    x = leaf(np.ones((2, 5, 12)), device=device)
+    with pytest.raises(IndexError, match="lengths must be from 0 to 5, got 6 in row 1"):
+        F.attention(x, x, x, 4, lengths=int_tensor([5, 6], device))
+        _core.synchronize(device)
+    with pytest.raises(IndexError, match="starts must be from 0 to 5, got -1 in row 0"):
+        counts = int_tensor([-1, 0], device), int_tensor([5, 5], device)
+        _core.attention_decode(x.data, x.data, x.data, 4, 4, *counts, None)
+        _core.synchronize(device)
