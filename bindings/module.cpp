@@ -37,6 +37,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         [](uint64_t shift, const std::string& device) { set_random_shift(shift, parse_device(device)); },
         py::arg("shift"), py::arg("device"), py::call_guard<py::gil_scoped_release>());
     m.def("check_device", [](const std::string& device) { return name_of(parse_device(device)); });
+    m.def(
+        "device_facts",
+        [](const std::string& name) {
+            const DeviceFacts facts = device_facts(parse_device(name));
+            py::dict result;
+            result["name"] = facts.name;
+            result["compute_capability"] = concat(facts.major, ".", facts.minor);
+            result["multiprocessors"] = facts.multiprocessors;
+            result["total_bytes"] = facts.total_bytes;
+            result["free_bytes"] = facts.free_bytes;
+            return result;
+        },
+        py::arg("device"));
     m.def("set_num_threads", &set_num_threads);
     m.def("num_threads", &num_threads);
     m.def(

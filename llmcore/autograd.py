@@ -414,7 +414,12 @@ class Generator:
 
     def next_offset(self) -> int:
         self._index += 1
-        return (self._step << 20) + self._index - 1
+        return self.offset_of(self._step) + self._index - 1
+
+    @staticmethod
+    def offset_of(step: int) -> int:
+        """Where the offsets of a step begin; of a difference of steps, how far apart they are (modulo 2^64)."""
+        return (step << 20) % 2**64
 
     def next_key(self) -> tuple[int, int]:
         """Key and offset of the next mask, as the kernels take them."""

@@ -236,7 +236,13 @@ class Optimizer:
                         )
                     view.copy_(_core.from_numpy(array))
                     unused.discard(key)
-        unused = {key for key in unused if not key.endswith(".master")}  # float32 parameters need none
+            if (
+                group.data.dtype == _core.DType.float32
+            ):  # such parameters are their own masters: those of a bfloat16 run are finer
+                for index, name in enumerate(group.names):
+                    if f"{name}.master" in arrays:
+                        group.view(group.data, index).copy_(_core.from_numpy(np.asarray(arrays[f"{name}.master"])))
+                        unused.discard(f"{name}.master")
         if unused:
             raise CheckpointError(f"the optimizer state {sorted(unused)[0]!r} belongs to no parameter of this model")
         self.steps = steps

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from llmcore import _core, machine
+from llmcore.errors import ConfigError
 from llmcore.machine import matmul_peak_flops
 
 
@@ -49,3 +52,37 @@ def test_the_bandwidth_depends_on_where_the_bytes_are(monkeypatch):
     for nbytes in (1, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 28, 1 << 40):
         machine.memory_bandwidth(nbytes)
     assert measured == [1 << 20, 1 << 20, 16 << 20, 16 << 20, 256 << 20, 256 << 20]
+
+
+def test_auto_takes_a_gpu_that_can_do_everything(monkeypatch):
+    kernels = Path(__file__).parent.parent / "csrc" / "kernels"
+    assert machine.FAMILIES == {path.stem for path in kernels.glob("*.h")}
+    asked = []
+
+    def check_device(name):
+        asked.append(name)
+        return {"cuda": "cuda:0"}.get(name, name)
+
+    monkeypatch.setattr(_core, "check_device", check_device)
+    monkeypatch.setattr(_core, "zeros", lambda shape, device: asked.append("memory"))
+    cases = [("on", machine.FAMILIES, "cuda:0"), ("on", machine.FAMILIES - {"rope"}, "cpu")]
+    for build, families, device in [*cases, ("emulate", machine.FAMILIES, "cpu"), ("off", (), "cpu")]:
+        monkeypatch.setattr(_core, "cuda_build", lambda build=build: build)
+        monkeypatch.setattr(_core, "cuda_families", lambda families=families: list(families))
+        machine._best_device.cache_clear()
+        assert machine.find_device("auto") == device and machine.find_device("cuda") == "cuda:0"
+
+    def too_old(shape, device):
+        raise ValueError("llmcore needs 8.0 or newer")
+
+    monkeypatch.setattr(_core, "zeros", too_old)
+    monkeypatch.setattr(_core, "cuda_build", lambda: "on")
+    monkeypatch.setattr(_core, "cuda_families", lambda: list(machine.FAMILIES))
+    machine._best_device.cache_clear()
+    assert machine.find_device("auto") == "cpu"
+    machine._best_device.cache_clear()
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(ConfigError, match='device must be "cpu", "cuda" or "cuda:<index>", got "tpu"'):
+        machine.find_device("tpu")

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/backend.h"
+#include "core/runtime.h"
 
 struct CUevent_st;      // a cudaEvent_t points to it
 struct CUgraphExec_st;  // a cudaGraphExec_t
@@ -27,13 +28,6 @@ std::string why_no_device();
 // The device's stream and numbers, with the device made current for the calling thread. Opens it at first use.
 Cuda open(int device);
 
-// Facts about a device, for `llmcore env` and reports.
-struct DeviceFacts {
-    std::string name;
-    int major, minor;  // compute capability
-    int multiprocessors;
-    size_t total_bytes, free_bytes;
-};
 DeviceFacts describe(int device);
 
 // Memory of the device, aligned to 256 bytes; nullptr if it does not fit.

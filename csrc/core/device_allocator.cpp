@@ -177,7 +177,7 @@ OutOfMemory DeviceAllocator::out_of_memory(size_t requested) const {
     size_t room = 0;  // what the driver would still give
     std::string where = "this device's memory";
     if constexpr (kWithCuda) {
-        const cuda::DeviceFacts facts = cuda::describe(device_.index);
+        const DeviceFacts facts = cuda::describe(device_.index);
         room = facts.free_bytes;
         where += concat(" of ", memory_text(facts.total_bytes), ", ", memory_text(room), " of it free");
     }

@@ -140,6 +140,13 @@ void refuse_cuda(const char* family, Device device) {
                                        name_of(device), "; ", where_cuda_is()));
 }
 
+DeviceFacts device_facts(Device device) {
+    LLMCORE_CHECK(device.type == DeviceType::kCuda, "device_facts: expected a CUDA device, got ", name_of(device));
+    DeviceFacts facts{};
+    if constexpr (kWithCuda) facts = cuda::describe(device.index);
+    return facts;
+}
+
 void set_random_shift(uint64_t shift, Device device) {
     LLMCORE_CHECK(device.type == DeviceType::kCuda,
                   "set_random_shift: only graphs of a CUDA device are replayed, and this is ", name_of(device));

@@ -1,6 +1,7 @@
 // What this machine is: devices and the CPU's instruction-set level.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -32,6 +33,15 @@ const char* cuda_build();
 // The families that have CUDA kernels in this build: "layernorm, matmul"; empty where it is "off".
 const char* cuda_families();
 [[noreturn]] void refuse_cuda(const char* family, Device device);  // a family that is not among them
+
+// What a CUDA device is, for `llmcore env`, plans and reports. Throws std::invalid_argument for the CPU.
+struct DeviceFacts {
+    std::string name;
+    int major, minor;  // compute capability
+    int multiprocessors;
+    size_t total_bytes, free_bytes;
+};
+DeviceFacts device_facts(Device device);
 
 // What the device's kernels add to the offsets of their random numbers, from the work that follows on: see
 // core/backend.h. Throws std::invalid_argument for the CPU, where nothing is replayed.

@@ -37,6 +37,9 @@ class ChatOptions(CommonOptions):
     seed: int | None = None
     """The same seed draws the same answers."""
 
+    device: str = "auto"
+    """auto (a GPU where there is one that this build can use), cpu, cuda or cuda:0."""
+
     num_threads: int = 0
     """CPU threads; 0 means all that this process may use."""
 
@@ -49,11 +52,12 @@ def main(argv: list[str]) -> None:
     from llmcore import _core
     from llmcore.cli.output import print_result
     from llmcore.data.chat_template import import_jinja
+    from llmcore.machine import find_device
 
     import_jinja()
     if options.num_threads:
         _core.set_num_threads(options.num_threads)
-    model, tokenizer = load(options.model)
+    model, tokenizer = load(options.model, find_device(options.device))
     messages = [{"role": "system", "content": options.system}] if options.system else []
     if options.json and not options.prompt:
         raise UsageError("chat --json needs --prompt.")
@@ -68,7 +72,7 @@ def main(argv: list[str]) -> None:
         print_result({"model": options.model, "messages": messages}, "", True)
 
 
-def load(model: str) -> tuple[Any, Any]:
+def load(model: str, device: str = "cpu") -> tuple[Any, Any]:
     """Model and tokenizer of a folder or a .gguf file. Raises ConfigError without a chat template."""
     from pathlib import Path
 
@@ -76,9 +80,9 @@ def load(model: str) -> tuple[Any, Any]:
 
     path = Path(model)
     if path.suffix == ".gguf":
-        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        loaded = AutoModelForCausalLM.from_pretrained(path.parent, device=device, gguf_file=path.name)
     else:
-        loaded = AutoModelForCausalLM.from_pretrained(path)
+        loaded = AutoModelForCausalLM.from_pretrained(path, device=device)
     if loaded.peft_config is not None:
         loaded.merge_and_unload()  # an adapter that is part of the weights costs nothing
     tokenizer = loaded.tokenizer

@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
         "instruction_set": _core.cpu_isa(),
         "threads": f"{_core.num_threads()} (allowed: {len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs)",
         "memory_available": f"{available_memory() / (1 << 30):.1f} GiB",
-        "cuda": "not in this build" if _core.cuda_build() == "off" else _core.cuda_build(),
+        "cuda": _cuda(),
     }
     for package in _PACKAGES:
         try:
@@ -53,6 +53,20 @@ def environment() -> dict[str, Any]:
         ", ".join(f"{name}={value}" for name, value in settings.items()) or "no LLMCORE_ variable is set"
     )
     return facts
+
+
+def _cuda() -> str:
+    """The GPU that would be used, or why there is none."""
+    from llmcore import _core
+
+    if _core.cuda_build() == "off":
+        return "not in this build"
+    try:
+        facts = _core.device_facts("cuda")
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    memory = f"{facts['free_bytes'] / (1 << 30):.1f} of {facts['total_bytes'] / (1 << 30):.1f} GiB free"
+    return f"{facts['name']}, compute capability {facts['compute_capability']}, {memory}"
 
 
 def processor_name() -> str:

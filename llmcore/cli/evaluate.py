@@ -68,6 +68,9 @@ class EvaluateOptions(CommonOptions):
     language: str | None = None
     """Language of the references: zh is compared character by character; None looks at them."""
 
+    device: str = "auto"
+    """auto (a GPU where there is one that this build can use), cpu, cuda or cuda:0."""
+
     tasks: list[str] = dataclasses.field(default_factory=list)
     """Tasks of lm-evaluation-harness (needs the extra lm-eval)."""
 
@@ -145,12 +148,16 @@ def _evaluation(options: EvaluateOptions, written: list[str]) -> Any:
     from llmcore.data.row_files import read_rows
     from llmcore.data.tokenizer import Tokenizer
     from llmcore.evaluation import TextMetrics, evaluate_generation
+    from llmcore.machine import find_device
     from llmcore.models.auto import load_model
     from llmcore.training.batches import task_of
     from llmcore.training.row_evaluation import CLASSIFIERS, evaluate_rows
 
     compare = TextMetrics(written, options.language) if written else None  # what is missing is said before work begins
-    model, tokenizer = load_model(options.model), Tokenizer.from_pretrained(options.model)
+    model, tokenizer = (
+        load_model(options.model, device=find_device(options.device)),
+        Tokenizer.from_pretrained(options.model),
+    )
     task = task_of(model)
     if task in CLASSIFIERS and compare is None:
         return lambda files: evaluate_rows(
@@ -180,7 +187,7 @@ def _evaluation(options: EvaluateOptions, written: list[str]) -> Any:
 def _harness(options: EvaluateOptions) -> dict[str, Any]:
     from llmcore.evaluation.lm_eval import HarnessLM, evaluate_tasks
 
-    model = HarnessLM(options.model, batch_size=options.batch_size)
+    model = HarnessLM(options.model, batch_size=options.batch_size, device=options.device)
     names = [name for given in options.tasks for name in given.replace(",", " ").split()]
     return evaluate_tasks(model, names, options.include_path, limit=options.limit)
 

@@ -64,6 +64,9 @@ class GenerateOptions(CommonOptions):
     stream: bool | None = None
     """Show the text while it is written; None means yes on a terminal."""
 
+    device: str = "auto"
+    """auto (a GPU where there is one that this build can use), cpu, cuda or cuda:0."""
+
     num_threads: int = 0
     """CPU threads; 0 means all that this process may use."""
 
@@ -82,11 +85,12 @@ def main(argv: list[str]) -> None:
     from llmcore import _core
     from llmcore.cli.output import print_result
     from llmcore.data.tokenizer import Tokenizer
+    from llmcore.machine import find_device
     from llmcore.models import AutoModelForCausalLM
 
     if options.num_threads:
         _core.set_num_threads(options.num_threads)
-    model = AutoModelForCausalLM.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, device=find_device(options.device))
     tokenizer = Tokenizer.from_pretrained(options.model)
     stream = sys.stdout.isatty() if options.stream is None else options.stream
     if stream and not options.json and settings.get("num_return_sequences", 1) == 1:

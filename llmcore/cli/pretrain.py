@@ -150,10 +150,13 @@ def _summary(folder: Path, metrics: dict[str, Any], prompt: str, text: str) -> s
 def _dry_run(options: PretrainOptions, args: Any, config: Any, folder: Path) -> int:
     from llmcore.cli.output import print_result
     from llmcore.cli.training_data import load_training_data
-    from llmcore.training.memory_plan import plan_memory
+    from llmcore.machine import find_device, is_gpu
+    from llmcore.training.memory_plan import available_memory, plan_memory
 
     data = load_training_data(_request(options, args), folder, _block_size(options, config))
     config = _sized(config, options, data)
+    device = find_device("cpu" if args.use_cpu else args.device)
+    limit = args.memory_limit_bytes()
     plan = plan_memory(
         config,
         config.dimensions().parameters,
@@ -162,9 +165,10 @@ def _dry_run(options: PretrainOptions, args: Any, config: Any, folder: Path) -> 
         optim=args.optim,
         momentum="momentum" in (args.optim_args or ""),
         stochastic_rounding="stochastic_rounding=true" in (args.optim_args or "").lower(),
-        bf16=bool(args.bf16),
+        bf16=is_gpu(device) if args.bf16 is None else args.bf16,
         activation_checkpointing=bool(args.activation_checkpointing),
-        available=args.memory_limit_bytes(),
+        device=device,
+        available=available_memory(device) if limit is None else limit,
     )
     model = f"model: {options.preset}, {config.dimensions().parameters / 1e6:,.2f} M parameters"
     fits = "it fits" if plan.fits else "it does NOT fit"

@@ -39,6 +39,9 @@ class ProfileOptions(CommonOptions):
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
+    device: str = "auto"
+    """auto (a GPU where there is one that this build can use), cpu, cuda or cuda:0."""
+
     num_threads: int = 0
     """CPU threads; 0 means all that this process may use."""
 
@@ -51,26 +54,29 @@ def main(argv: list[str]) -> None:
             raise UsageError(f"profile: {name} must be at least 1, got {getattr(options, name)}")
     from llmcore import _core
     from llmcore.cli.output import print_result
+    from llmcore.machine import find_device
     from llmcore.profiling import profile_step
 
     if options.num_threads:
         _core.set_num_threads(options.num_threads)
-    step, tokens = _training_step(options)
-    profile = profile_step(step, options.steps, options.shapes)
+    device = find_device(options.device)
+    step, tokens = _training_step(options, device)
+    profile = profile_step(step, options.steps, options.shapes, device)
     result = {
         "model": options.model,
         "dtype": options.dtype,
         "batch_size": options.batch_size,
         "tokens": tokens,
+        "device": device,
         "isa": _core.cpu_isa(),
         "threads": _core.num_threads(),
-        "peak_memory": _core.memory_stats("cpu")["peak_allocated"],
+        "peak_memory": _core.memory_stats(device)["peak_allocated"],
         **dataclasses.asdict(profile),
     }
-    print_result(result, _text(options, profile, tokens), options.json)
+    print_result(result, _text(options, profile, tokens, device), options.json)
 
 
-def _training_step(options: ProfileOptions) -> tuple[Any, int]:
+def _training_step(options: ProfileOptions, device: str) -> tuple[Any, int]:
     """A step of the model on a random batch, and its number of tokens."""
     import numpy as np
 
@@ -92,7 +98,7 @@ def _training_step(options: ProfileOptions) -> tuple[Any, int]:
     if masked:
         labels = np.where(random.random(shape) < 0.15, ids, IGNORE_INDEX)  # the share that BERT was trained on
         labels[0, 0] = ids[0, 0]
-    model = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config)
+    model = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config).to(device)
     if options.activation_checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = AdamW(model, dtype=getattr(_core.DType, options.dtype))
@@ -101,10 +107,10 @@ def _training_step(options: ProfileOptions) -> tuple[Any, int]:
     return language_model_step(model, optimizer, ids, labels, items), ids.size
 
 
-def _text(options: ProfileOptions, profile: StepProfile, tokens: int) -> str:
+def _text(options: ProfileOptions, profile: StepProfile, tokens: int, device: str) -> str:
     from llmcore import _core
     from llmcore.cli.output import table
-    from llmcore.machine import matmul_peak_flops, memory_bandwidth
+    from llmcore.machine import is_gpu, matmul_peak_flops, memory_bandwidth
 
     rows = []
     for row in profile.rows:
@@ -116,11 +122,13 @@ def _text(options: ProfileOptions, profile: StepProfile, tokens: int) -> str:
         rows.append([*cells, f"{100 * row.share:.1f} %"])
     head = ["op", *(["shape"] if options.shapes else []), "calls", "ms", "GFLOP", "MB", "rate", "of limit", "of step"]
     dtype = getattr(_core.DType, options.dtype)
-    limits = f"{matmul_peak_flops(dtype) / 1e9:,.0f} GFLOP/s of {options.dtype}, {memory_bandwidth(1e9) / 1e9:.0f} GB/s"
+    flops, bandwidth = matmul_peak_flops(dtype, device), memory_bandwidth(1e9, device)
+    limits = f"{flops / 1e9:,.0f} GFLOP/s of {options.dtype}, {bandwidth / 1e9:.0f} GB/s"
+    where = device if is_gpu(device) else f"{_core.cpu_isa()} with {_core.num_threads()} threads"
     return "\n".join(
         [
             f"{options.model}, {options.batch_size} x {tokens // options.batch_size} tokens, {options.dtype}, "
-            f"{_core.cpu_isa()} with {_core.num_threads()} threads; limits {limits} from memory (more from caches)",
+            f"{where}; limits {limits} from memory (more from caches)",
             f"a step takes {1e3 * profile.plain_seconds:.1f} ms, {tokens / profile.plain_seconds:,.0f} tokens/s; "
             f"recorded {1e3 * profile.seconds:.1f} ms",
             "",

@@ -44,7 +44,7 @@ class HarnessLM(TemplateLM):
         batch_size: requests that are computed together; results do not depend on it.
         max_length: tokens that the model sees at once; None means its context.
         tokenizer: instead of the model's own.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or "auto" (the default): a GPU where there is one.
 
     Raises ConfigError for a model without a tokenizer or with neither a beginning nor an end of text.
     """
@@ -60,9 +60,10 @@ class HarnessLM(TemplateLM):
     ) -> None:
         super().__init__()
         if isinstance(pretrained, (str, os.PathLike)):
+            from llmcore.machine import find_device
             from llmcore.models import AutoModelForCausalLM
 
-            pretrained = AutoModelForCausalLM.from_pretrained(pretrained, device=device or "cpu")
+            pretrained = AutoModelForCausalLM.from_pretrained(pretrained, device=find_device(device or "auto"))
         self.model = pretrained
         self.tokenizer = tokenizer if tokenizer is not None else pretrained.tokenizer
         if self.tokenizer is None:

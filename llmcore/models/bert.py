@@ -247,7 +247,7 @@ class BertModel(BertPreTrainedModel):
         config: sizes and dropout.
         seed: of the initial weights (normal with `initializer_range`) and of the dropout masks.
         dtype: float32 or bfloat16, for weights and activations.
-        device: "cpu".
+        device: "cpu" or "cuda".
         initialize: False leaves the weights undefined, for a caller who loads them.
         add_pooling_layer: with the layer over the first token that classification heads use.
     """
@@ -300,13 +300,15 @@ class BertModel(BertPreTrainedModel):
                 f"{limit}; cut it (truncation=True)"
             )
         types = (
-            _core.zeros((B, T), _core.DType.int32, self.device) if token_type_ids is None else as_ids(token_type_ids)
+            _core.zeros((B, T), _core.DType.int32, ids.device)
+            if token_type_ids is None
+            else as_ids(token_type_ids, ids.device)
         )
-        positions = None if position_ids is None else as_ids(position_ids)
+        positions = None if position_ids is None else as_ids(position_ids, ids.device)
         for name, given in (("token_type_ids", types), ("position_ids", positions)):
             if given is not None and given.shape != ids.shape:
                 raise DataError(f"{name} must have the shape of input_ids, {ids.shape}, got {given.shape}")
-        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
+        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape, ids.device)
         recompute = self.generator if self.activation_checkpointing and self.training else None
         states = self.encoder(self.embeddings(ids, positions, types), lengths, recompute)
         pooled = None
@@ -325,12 +327,12 @@ class BertModel(BertPreTrainedModel):
         B, T, C = x.shape
         mask = np.ones((B, T), np.float32) if attention_mask is None else np.asarray(attention_mask, np.float32)
         weights = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1e-9)
-        mean = F.matmul(Tensor(_core.from_numpy(weights[:, None, :], x.dtype)), x)  # (B, 1, C)
+        mean = F.matmul(Tensor(_core.from_numpy(weights[:, None, :], x.dtype, x.device)), x)  # (B, 1, C)
         mean = F.view(mean, (B, C))
         if not normalize:
             return mean
         # x / sqrt(mean(x^2) + e) / sqrt(C) is x / |x|
-        scale = Tensor(_core.from_numpy(np.full(C, 1 / math.sqrt(C), np.float32), x.dtype))
+        scale = Tensor(_core.from_numpy(np.full(C, 1 / math.sqrt(C), np.float32), x.dtype, x.device))
         return F.rmsnorm(mean, scale, 1e-24)
 
     def encode(self, texts: str | list[str], batch_size: int = 32, normalize: bool = True) -> np.ndarray:

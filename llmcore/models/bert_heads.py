@@ -93,7 +93,7 @@ class BertForMaskedLM(_BertWithHead):
             targets = integer_labels(labels, (B, T)).reshape(-1)
             rows = np.flatnonzero(targets != IGNORE_INDEX)
             scores = self.cls.predictions(rows_of(x, rows), words)  # (predicted, V)
-            loss = F.cross_entropy(scores, _core.from_numpy(targets[rows]))
+            loss = F.cross_entropy(scores, _core.from_numpy(targets[rows], device=x.device))
         if labels is None or return_logits:
             logits = F.view(self.cls.predictions(F.view(x, (B * T, C)), words), (B, T, -1))
         return MaskedLMOutput(loss, logits)
@@ -145,7 +145,8 @@ class BertForTokenClassification(_BertWithHead):
         logits = self.classifier(self.dropout(x))  # (B, T, num_labels)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits, _core.from_numpy(integer_labels(labels, x.shape[:2])))
+            targets = integer_labels(labels, x.shape[:2])
+            loss = F.cross_entropy(logits, _core.from_numpy(targets, device=x.device))
         return ClassifierOutput(loss, logits)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from llmcore import _core
@@ -23,6 +25,9 @@ class KVCache:
         self.batch_size, self.capacity, self.width = batch_size, capacity, width
         self.starts = np.zeros(batch_size, np.int32)
         self.length = 0
+        self.device = device
+        self._bounds_of: tuple[int, list[int]] | None = None
+        self._on_device: Any = None
 
     def check_room(self, count: int) -> None:
         if self.length + count > self.capacity:
@@ -48,10 +53,17 @@ class KVCache:
         Like `write`, to be followed by `advance(T)` after the last layer.
         """
         self.write(layer, k.data, v.data)
-        lengths = _core.from_numpy(np.full(self.batch_size, self.length + q.shape[1], np.int32))
-        starts = _core.from_numpy(self.starts)
+        starts, lengths = self._bounds(self.length + q.shape[1])
         keys, values = self.keys[layer], self.values[layer]
         return Tensor(_core.attention_decode(q.data, keys, values, num_heads, num_kv_heads, starts, lengths, scale))
+
+    def _bounds(self, end: int) -> tuple[_core.Tensor, _core.Tensor]:
+        """Where each row's keys begin and end, (B,) int32 each: the same for all layers of a forward pass."""
+        if self._bounds_of != (end, self.starts.tolist()):
+            lengths = np.full(self.batch_size, end, np.int32)
+            self._on_device = tuple(_core.from_numpy(array, device=self.device) for array in (self.starts, lengths))
+            self._bounds_of = (end, self.starts.tolist())
+        return self._on_device
 
     def advance(self, count: int) -> None:
         self.length += count

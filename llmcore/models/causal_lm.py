@@ -16,9 +16,17 @@ from llmcore.labels import IGNORE_INDEX
 from llmcore.models.cache import KVCache
 from llmcore.models.config import ModelConfig
 from llmcore.models.decoder import Decoder
-from llmcore.models.inputs import as_ids, key_lengths, next_token_targets, positions_of
+from llmcore.models.inputs import (
+    DeviceBatch,
+    Positions,
+    as_array,
+    as_ids,
+    key_lengths,
+    next_token_targets,
+    positions_of,
+)
 from llmcore.models.outputs import CausalLMOutput
-from llmcore.models.packed import find_documents
+from llmcore.models.packed import Documents, find_documents
 from llmcore.models.pretrained import Model
 
 
@@ -87,35 +95,89 @@ class CausalLM(Decoder, GenerationMixin):
 
         Returns loss (scalar float32) if labels are given, logits (B, T, V) otherwise.
         """
-        ids = as_ids(input_ids, self.device)
-        self.check_length(ids.shape[1] + (past.length if past else 0))
         if past is not None:
-            past.check_room(ids.shape[1])
             past.starts = past.starts if starts is None else np.asarray(starts, np.int32)
-        positions = None if position_ids is None and past is None else positions_of(ids.shape, position_ids, past)
-        lengths: Any = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
-        if position_ids is not None and past is None:
-            mask = None if attention_mask is None else np.asarray(attention_mask)
-            lengths = find_documents(positions.numpy(), mask) or lengths
-        recompute = self.generator if self.activation_checkpointing and self.training and past is None else None
-        x = self.hidden_states(ids, positions, lengths, past, recompute)  # (B, T, C)
+        ids, positions, lengths = self._inputs(input_ids, attention_mask, position_ids, past)
+        x = self._states(ids, positions, lengths, past)  # (B, T, C)
         if past is not None:
             past.advance(ids.shape[1])
         loss = logits = None
         if labels is not None:
-            loss = F.linear_cross_entropy(
-                F.view(x, (-1, x.shape[-1])),
-                self.head_weight,
-                next_token_targets(labels, ids.shape),
-                label_smoothing=label_smoothing,
-                num_items=num_items_in_batch,
-                fused_backward=self.training and num_items_in_batch is not None,
-            )
+            loss = self._loss(x, next_token_targets(labels, ids.shape, ids.device), num_items_in_batch, label_smoothing)
         if labels is None or return_logits:
             if 0 < logits_to_keep < ids.shape[1]:
                 x = F.split(x, [ids.shape[1] - logits_to_keep, logits_to_keep], axis=1)[1]  # (B, logits_to_keep, C)
             logits = F.linear(x, self.head_weight)
         return CausalLMOutput(loss=loss, logits=logits)
+
+    def device_batch(
+        self,
+        input_ids: Any,
+        labels: Any,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        num_items_in_batch: int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> DeviceBatch | None:
+        """The host's part of a training step: arguments as for a call, brought to the device for `loss_of`. None for
+        rows of several documents, whose computation is another one in each batch.
+        """
+        ids, positions, lengths = self._inputs(input_ids, attention_mask, position_ids, None)
+        if isinstance(lengths, Documents):
+            return None
+        tensors = {"input_ids": ids, "targets": next_token_targets(labels, ids.shape, ids.device)}
+        if positions is not None:
+            tensors["positions"] = positions.ids
+        if lengths is not None:
+            tensors["lengths"] = lengths
+        facts = {"num_items_in_batch": num_items_in_batch, "label_smoothing": label_smoothing}
+        return DeviceBatch(tensors, {**facts, "positions": positions and positions.count})
+
+    def loss_of(self, batch: DeviceBatch) -> Tensor:
+        """The device's part of a training step: what a call with labels gives as the loss, without a word of the host's
+        memory."""
+        tensors, facts = batch.tensors, batch.facts
+        positions = Positions(tensors["positions"], facts["positions"]) if "positions" in tensors else None
+        x = self._states(tensors["input_ids"], positions, tensors.get("lengths"), None)
+        return self._loss(x, tensors["targets"], facts["num_items_in_batch"], facts["label_smoothing"])
+
+    def _inputs(
+        self, input_ids: Any, attention_mask: Any, position_ids: Any, past: KVCache | None
+    ) -> tuple[_core.Tensor, Positions | None, _core.Tensor | Documents | None]:
+        """Ids, positions and lengths (or documents) as `hidden_states` takes them."""
+        ids = as_ids(input_ids, self.device)
+        self.check_length(ids.shape[1] + (past.length if past else 0))
+        if past is not None:
+            past.check_room(ids.shape[1])
+        positions = None
+        if position_ids is not None or past is not None:
+            positions = positions_of(ids.shape, position_ids, past, ids.device)
+        lengths: Any = None if attention_mask is None else key_lengths(attention_mask, ids.shape, ids.device)
+        if position_ids is not None and past is None:
+            mask = None if attention_mask is None else as_array(attention_mask)
+            lengths = find_documents(as_array(position_ids), mask, ids.device) or lengths
+        return ids, positions, lengths
+
+    def _states(
+        self,
+        ids: _core.Tensor,
+        positions: Positions | None,
+        lengths: _core.Tensor | Documents | None,
+        past: KVCache | None,
+    ) -> Tensor:
+        recompute = self.generator if self.activation_checkpointing and self.training and past is None else None
+        return self.hidden_states(ids, positions, lengths, past, recompute)
+
+    def _loss(self, x: Tensor, targets: _core.Tensor, num_items: int | None, label_smoothing: float) -> Tensor:
+        return F.linear_cross_entropy(
+            F.view(x, (-1, x.shape[-1])),
+            self.head_weight,
+            targets,
+            label_smoothing=label_smoothing,
+            num_items=num_items,
+            fused_backward=self.training and num_items is not None,
+        )
 
     def per_token_loss(self, input_ids: Any, labels: Any = None) -> np.ndarray:
         """Negative log-likelihood in nats, (B, T) float32: at t that of labels[t + 1] (default: input_ids), 0 where
@@ -127,7 +189,7 @@ class CausalLM(Decoder, GenerationMixin):
         self.check_length(ids.shape[1])
         with inference(self):
             x = self.hidden_states(ids, None, None, None, None)
-            targets = next_token_targets(input_ids if labels is None else labels, ids.shape)
+            targets = next_token_targets(input_ids if labels is None else labels, ids.shape, ids.device)
             rows = x.data.view((-1, x.shape[-1]))
             losses = _core.linear_cross_entropy_per_token(rows, self.head_weight.data, targets, IGNORE_INDEX)
         return losses.numpy().reshape(ids.shape)

@@ -12,7 +12,7 @@ from llmcore.autograd import Tensor
 from llmcore.errors import ConfigError, DataError
 from llmcore.models.config import ModelConfig
 from llmcore.models.decoder import Decoder
-from llmcore.models.inputs import as_ids, key_lengths
+from llmcore.models.inputs import as_array, as_ids, key_lengths, positions_of
 from llmcore.models.outputs import ClassifierOutput
 from llmcore.nn.layers import Initializer
 
@@ -55,16 +55,16 @@ class DecoderForSequenceClassification(Decoder):
         """
         ids = as_ids(input_ids, self.device)
         self.check_length(ids.shape[1])
-        last = self._last_tokens(ids)
-        positions = None if position_ids is None else as_ids(position_ids)
-        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape)
+        last = self._last_tokens(as_array(input_ids))
+        positions = None if position_ids is None else positions_of(ids.shape, position_ids, None, ids.device)
+        lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape, ids.device)
         recompute = self.generator if self.activation_checkpointing and self.training else None
         x = self.hidden_states(ids, positions, lengths, None, recompute)  # (B, T, C)
         logits = self.score(rows_of(x, last))  # (B, num_labels)
         loss = None if labels is None else sequence_loss(logits, labels, self.config)
         return ClassifierOutput(loss, logits)
 
-    def _last_tokens(self, ids: _core.Tensor) -> np.ndarray:
+    def _last_tokens(self, ids: np.ndarray) -> np.ndarray:
         """(B,) number of each row's last token, counted through the batch."""
         B, T = ids.shape
         padding = self.config.pad_token_id  # type: ignore[attr-defined]
@@ -75,18 +75,18 @@ class DecoderForSequenceClassification(Decoder):
             )
         if padding is None:
             return np.array([T - 1])
-        columns = np.where(ids.numpy() != padding, np.arange(T), 0).argmax(axis=1)
+        columns = np.where(ids != padding, np.arange(T), 0).argmax(axis=1)
         return np.arange(B) * T + columns
 
 
 def rows_of(x: Tensor, rows: np.ndarray) -> Tensor:
     """Rows of x (B, T, C), counted through the batch: (len(rows), C)."""
-    return F.embedding(_core.from_numpy(rows.astype(np.int32)), F.view(x, (-1, x.shape[-1])))
+    return F.embedding(_core.from_numpy(rows.astype(np.int32), device=x.device), F.view(x, (-1, x.shape[-1])))
 
 
 def integer_labels(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Labels as int32 of that shape. Raises DataError for another shape or for anything but integers."""
-    array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
+    array = as_array(labels)
     if array.dtype.kind not in "iu":
         raise DataError(f"labels must be integers, got an array of {array.dtype}")
     if array.shape != tuple(shape):
@@ -96,7 +96,7 @@ def integer_labels(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def sequence_loss(logits: Tensor, labels: Any, config: ModelConfig) -> Tensor:
     """The loss that `problem_type`, or else the number of labels and their type ask for, as in transformers."""
-    array = labels.numpy() if isinstance(labels, _core.Tensor) else np.asarray(labels)
+    array = as_array(labels)
     B, count = logits.shape
     problem = config.problem_type
     if problem is None and count == 1:
@@ -104,16 +104,17 @@ def sequence_loss(logits: Tensor, labels: Any, config: ModelConfig) -> Tensor:
     elif problem is None:
         problem = "single_label_classification" if array.dtype.kind in "iu" else "multi_label_classification"
     if problem == "single_label_classification":
-        return F.cross_entropy(logits, _core.from_numpy(integer_labels(array.reshape(-1), (B,))))
+        classes = integer_labels(array.reshape(-1), (B,))
+        return F.cross_entropy(logits, _core.from_numpy(classes, device=logits.device))
     if array.size != logits.data.numel:
         expected = "(batch,)" if count == 1 else f"(batch, {count})"
         raise DataError(f"labels must have shape {expected} for {problem}, got {array.shape}")
     targets = array.reshape(B, count).astype(np.float32)
     if problem == "regression":
-        return F.mse_loss(logits, Tensor(_core.from_numpy(targets)))
+        return F.mse_loss(logits, Tensor(_core.from_numpy(targets, device=logits.device)))
     if not np.isin(targets, (0, 1)).all():
         raise DataError("labels must be 0 or 1 for multi_label_classification; for numbers set problem_type")
     # Binary cross-entropy of x is cross-entropy over the two scores 0 and x.
     scores = F.view(logits, (B * count, 1))
     pairs = F.concat([F.scale(scores, 0.0), scores], axis=1)  # (B*count, 2)
-    return F.cross_entropy(pairs, _core.from_numpy(targets.reshape(-1).astype(np.int32)))
+    return F.cross_entropy(pairs, _core.from_numpy(targets.reshape(-1).astype(np.int32), device=logits.device))

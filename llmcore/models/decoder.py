@@ -9,6 +9,7 @@ from llmcore import _core, nn
 from llmcore.autograd import Generator, Tensor, checkpoint
 from llmcore.errors import ConfigError
 from llmcore.models.cache import KVCache
+from llmcore.models.inputs import Positions
 from llmcore.models.packed import Documents
 from llmcore.models.pretrained import PreTrainedModel
 
@@ -21,12 +22,12 @@ class Decoder(PreTrainedModel):
     def hidden_states(
         self,
         ids: _core.Tensor,
-        positions: _core.Tensor | None,
+        positions: Positions | None,
         lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:
-        """ids (B, T), positions (B, T) or None for 0 .. T-1, lengths (B) or the documents of packed rows -> what the
+        """ids (B, T), positions or None for 0 .. T-1, lengths (B) or the documents of packed rows -> what the
         head sees, (B, T, C)."""
         raise NotImplementedError
 

@@ -23,6 +23,7 @@ from llmcore.models.classification import DecoderForSequenceClassification
 from llmcore.models.config import ModelConfig
 from llmcore.models.decoder import Decoder, run_blocks
 from llmcore.models.dimensions import Dimensions
+from llmcore.models.inputs import Positions
 from llmcore.models.packed import Documents
 from llmcore.nn.layers import Initializer
 
@@ -196,13 +197,14 @@ class GPT2Model(nn.Module):
     def __call__(
         self,
         ids: _core.Tensor,
-        positions: _core.Tensor | None,
+        positions: Positions | None,
         lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:
         """ids (B, T) -> (B, T, C). With `checkpoint_with` (the dropout generator) blocks are recomputed backward."""
-        residual = self.drop(F.token_position_embedding(ids, positions, self.wte.weight, self.wpe.weight))
+        places = None if positions is None else positions.ids
+        residual = self.drop(F.token_position_embedding(ids, places, self.wte.weight, self.wpe.weight))
         residual, x = run_blocks(self.h, residual, checkpoint_with, lengths, past)
         return self.ln_f.after_residual(x, residual)[1]
 
@@ -218,7 +220,7 @@ class GPT2PreTrainedModel(Decoder):
     def hidden_states(
         self,
         ids: _core.Tensor,
-        positions: _core.Tensor | None,
+        positions: Positions | None,
         lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
@@ -246,7 +248,7 @@ class GPT2LMHeadModel(GPT2PreTrainedModel, CausalLM):
         seed: of the initial weights (GPT-2's published scheme: normal with `initializer_range`, residual projections
             divided by sqrt(2 n_layer), biases 0) and of the dropout masks.
         dtype: float32 or bfloat16, for weights and activations.
-        device: "cpu".
+        device: "cpu" or "cuda".
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
 

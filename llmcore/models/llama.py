@@ -23,6 +23,7 @@ from llmcore.models.classification import DecoderForSequenceClassification
 from llmcore.models.config import ModelConfig
 from llmcore.models.decoder import Decoder, run_blocks
 from llmcore.models.dimensions import Dimensions
+from llmcore.models.inputs import Positions
 from llmcore.models.packed import Documents
 from llmcore.models.rope import RotaryTables, standard_rope_parameters
 from llmcore.nn.layers import Initializer
@@ -292,19 +293,19 @@ class LlamaModel(nn.Module):
         ]
         self.norm = nn.RMSNorm(init, C, config.rms_norm_eps)
         self.head_dim = config.head_dim
-        self.tables = RotaryTables(config.rope_parameters, config.head_dim, config.max_position_embeddings, init.device)
+        self.tables = RotaryTables(config.rope_parameters, config.head_dim, config.max_position_embeddings)
 
     def __call__(
         self,
         ids: _core.Tensor,
-        positions: _core.Tensor | None,
+        positions: Positions | None,
         lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
     ) -> Tensor:
         """ids (B, T) -> (B, T, C). With `checkpoint_with` (the dropout generator) blocks are recomputed backward."""
-        used = ids.shape[1] if positions is None else int(positions.numpy().max(initial=-1)) + 1
-        rotation = Rotation(*self.tables(used), positions, self.head_dim)
+        used, places = (ids.shape[1], None) if positions is None else (positions.count, positions.ids)
+        rotation = Rotation(*self.tables(used, ids.device), places, self.head_dim)
         residual = self.embed_tokens(ids)
         residual, x = run_blocks(self.layers, residual, checkpoint_with, rotation, lengths, past)
         return self.norm.after_residual(x, residual)[1]
@@ -320,7 +321,7 @@ class LlamaPreTrainedModel(Decoder):
     def hidden_states(
         self,
         ids: _core.Tensor,
-        positions: _core.Tensor | None,
+        positions: Positions | None,
         lengths: _core.Tensor | Documents | None,
         past: KVCache | None,
         checkpoint_with: Generator | None,
@@ -350,7 +351,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel, CausalLM):
         config: sizes; see `LLAMA_PRESETS`.
         seed: of the initial weights (normal with `initializer_range`) and of the dropout masks.
         dtype: float32 or bfloat16, for weights and activations.
-        device: "cpu".
+        device: "cpu" or "cuda".
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
 

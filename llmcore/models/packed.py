@@ -37,7 +37,7 @@ class Documents:
         return F.view(F.embedding(self.places, joined), (*self.shape, joined.shape[-1]))
 
 
-def find_documents(positions: np.ndarray, mask: np.ndarray | None) -> Documents | None:
+def find_documents(positions: np.ndarray, mask: np.ndarray | None, device: str = "cpu") -> Documents | None:
     """The documents that `positions` (B, T) mark, without what `mask` (B, T) leaves out; None where each row is one.
 
     Positions that do anything else than count on or start again at 0 mark none.
@@ -67,6 +67,7 @@ def find_documents(positions: np.ndarray, mask: np.ndarray | None) -> Documents 
         rows = np.where(inside, starts[chosen][:, None] + columns[None, :], 0).astype(np.int32)
         slots = offset + np.arange(rows.size).reshape(rows.shape)
         places[rows[inside]] = slots[inside]
-        groups.append((_core.from_numpy(rows), _core.from_numpy(sizes[chosen].astype(np.int32))))
+        lengths = sizes[chosen].astype(np.int32)
+        groups.append((_core.from_numpy(rows, device=device), _core.from_numpy(lengths, device=device)))
         offset += rows.size
-    return Documents(groups, _core.from_numpy(places), (B, T))
+    return Documents(groups, _core.from_numpy(places, device=device), (B, T))

@@ -161,24 +161,30 @@ class RotaryTables:
     `max_position_embeddings`. Keys that a cache already holds keep their old angles then, as in transformers.
     """
 
-    def __init__(self, parameters: dict[str, Any], R: int, max_position_embeddings: int, device: str = "cpu"):
-        self.parameters, self.R, self.limit, self.device = parameters, R, max_position_embeddings, device
-        self._length = 0
+    def __init__(self, parameters: dict[str, Any], R: int, max_position_embeddings: int):
+        self.parameters, self.R, self.limit = parameters, R, max_position_embeddings
+        self._length, self._device = 0, ""
         self._tables: tuple[_core.Tensor, _core.Tensor] | None = None
 
-    def __call__(self, length: int) -> tuple[_core.Tensor, _core.Tensor]:
-        """(cos, sin), each (P, R/2) float32 with P >= length."""
+    def __call__(self, length: int, device: str = "cpu") -> tuple[_core.Tensor, _core.Tensor]:
+        """(cos, sin), each (P, R/2) float32 on `device`, with P >= length."""
         stretched = self.parameters["rope_type"] == "dynamic" and max(length, self._length) > self.limit
-        if self._tables is None or length > self._length or (stretched and length != self._length):
+        moved = self._tables is None or device != self._device
+        if moved or length > self._length or (stretched and length != self._length):
             # Some positions in advance: a text that grows token by token makes few tables.
             self._length = length if stretched else min(max(2 * length, 256), max(length, self.limit))
-            self._tables = self._make(self._length)
+            self._tables, self._device = self._make(self._length, device), device
+        assert self._tables is not None
         return self._tables
 
-    def _make(self, positions: int) -> tuple[_core.Tensor, _core.Tensor]:
+    def tensors(self) -> tuple[_core.Tensor, ...]:
+        """Those that are in use."""
+        return self._tables or ()
+
+    def _make(self, positions: int, device: str) -> tuple[_core.Tensor, _core.Tensor]:
         frequencies, factor = rope_frequencies(self.parameters, self.R, self.limit, positions)
         angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies  # float32: see above
         return tuple(
-            _core.from_numpy((function(angles.astype(np.float64)) * factor).astype(np.float32), device=self.device)
+            _core.from_numpy((function(angles.astype(np.float64)) * factor).astype(np.float32), device=device)
             for function in (np.cos, np.sin)
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from llmcore import _core
 from llmcore.autograd import Tensor
+
+ModuleType = TypeVar("ModuleType", bound="Module")
 
 
 class Parameter(Tensor):
@@ -75,6 +77,20 @@ class Module:
 
     def eval(self) -> Module:
         return self.train(False)
+
+    def to(self: ModuleType, device: str) -> ModuleType:
+        """Moves the parameters, with their gradients, and what else the parts hold as tensors. Returns the module."""
+        moved: set[int] = set()
+        for module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, _core.Tensor):
+                    setattr(module, name, value.to(device))
+                elif isinstance(value, Tensor) and id(value) not in moved:
+                    moved.add(id(value))
+                    gradient = value.grad
+                    value.data = value.data.to(device)
+                    value.grad = None if gradient is None else gradient.to(device)
+        return self
 
     def zero_grad(self) -> None:
         for parameter in self.parameters():

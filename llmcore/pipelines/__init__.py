@@ -47,7 +47,8 @@ def pipeline(
             token-classification (or ner); None takes the one that the model's head is for.
         model: a model, or the folder of one.
         tokenizer: a tokenizer, or the folder of one; None takes the model's.
-        device: "cpu"; -1 is accepted for it.
+        device: "auto" (the default: a GPU where there is one), "cpu", "cuda"; or the number of a GPU, -1 for the CPU. A
+            model that is given stays where it is, unless this says otherwise.
         batch_size: texts at once.
         settings: defaults for the calls, such as top_k or max_new_tokens.
 
@@ -56,6 +57,7 @@ def pipeline(
     import importlib
 
     import llmcore
+    from llmcore.machine import find_device
     from llmcore.models.auto import load_model
 
     if model is None and task is not None and Path(task).is_dir():
@@ -64,7 +66,9 @@ def pipeline(
         )
     if model is None:
         raise ConfigError("pipeline needs a model: a folder or a model; nothing is downloaded")
-    place = "cpu" if device in (None, -1) else str(device)
+    place = find_device(_device_name(device))
+    if device is not None and hasattr(model, "to"):
+        model.to(place)
     if task is None:
         model = load_model(model, device=place) if isinstance(model, (str, Path)) else model
         ends = next((ends for ends in _TASK_OF if type(model).__name__.endswith(ends)), None)
@@ -81,3 +85,9 @@ def pipeline(
         tokenizer = llmcore.AutoTokenizer.from_pretrained(tokenizer)
     chosen = getattr(importlib.import_module(f"llmcore.pipelines.{module}"), class_name)
     return chosen(model, tokenizer, name, batch_size, settings)
+
+
+def _device_name(device: str | int | None) -> str:
+    if isinstance(device, int):
+        return "cpu" if device < 0 else f"cuda:{device}"
+    return device or "auto"

@@ -19,8 +19,8 @@ from llmcore.profiling.costs import Cost, cost_of, tensors_in
 
 # Not kernels: questions and settings.
 _NOT_RECORDED = frozenset(
-    """check_device cpu_isa cuda_build empty_cache memory_stats num_threads philox reset_peak_memory set_memory_limit
-    set_num_threads set_random_shift synchronize from_dlpack""".split()
+    """check_device cpu_isa cuda_build cuda_families device_facts empty_cache memory_stats num_threads philox
+    reset_peak_memory set_memory_limit set_num_threads set_random_shift synchronize from_dlpack""".split()
 )
 _TENSOR_METHODS = ("cast", "clone", "copy_", "fill_")
 

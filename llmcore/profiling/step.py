@@ -62,6 +62,7 @@ def profile_step(
     for _ in range(steps):
         begin = time.perf_counter()
         step()
+        _core.synchronize(device)
         plain.append(time.perf_counter() - begin)
     begin = time.perf_counter()
     with record() as recording:

@@ -217,7 +217,10 @@ class TrainingArguments:
     """Train on the CPU even if there is a GPU."""
 
     device: str = "auto"
-    """auto, cpu or cuda:0."""
+    """auto (a GPU where there is one that this build can use), cpu, cuda or cuda:0. The model is moved there."""
+
+    cuda_graphs: bool = True
+    """On a GPU, start all kernels of a micro-batch by one call, once its shape has come before: the same results."""
 
     num_threads: int = 0
     """CPU threads of the kernels; 0 means all that this process may use."""

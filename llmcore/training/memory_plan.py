@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llmcore import _core
 from llmcore.errors import OutOfMemoryError
+from llmcore.machine import is_gpu
 
 # float32 values of state per parameter, and the same with momentum where it is optional
 _STATES = {"adamw": 2, "adam": 2, "sgd": 0, "rmsprop": 1}
@@ -90,14 +92,14 @@ def plan_memory(
     # frozen weights stay where they are; the buffers of an adapter are small, and their split does not matter
     groups = [num_parameters - num_frozen] if num_frozen else _flat_groups(config, num_parameters)
     count = ACTIVATIONS.get(getattr(config, "model_type", ""))
-    activations, workspace = count(config, element=element, **sizes) if count else (None, 0)
+    activations, workspace = count(config, element=element, on_gpu=is_gpu(device), **sizes) if count else (None, 0)
     return MemoryPlan(
         weights=num_frozen * element + sum(block_size(size * element) for size in groups),
         gradients=sum(block_size(size * 4) for size in groups),
         optimizer=states * sum(block_size(size * 4) for size in groups),
         activations=activations,
         workspace=workspace,
-        available=available_memory() if available is None else available,
+        available=available_memory(device) if available is None else available,
         device=device,
         settings=sizes,
     )
@@ -121,7 +123,7 @@ def _flat_groups(config: Any, num_parameters: int) -> list[int]:
 
 
 def _gpt2_activations(
-    config: Any, batch_size: int, sequence_length: int, element: int, activation_checkpointing: bool
+    config: Any, batch_size: int, sequence_length: int, element: int, activation_checkpointing: bool, on_gpu: bool
 ) -> tuple[int, int]:
     """(kept for the backward pass, transient) in bytes, block by block as the allocator hands them out.
 
@@ -138,7 +140,7 @@ def _gpt2_activations(
     # backward through an MLP: gradients of hidden layer and input; or a chunk of logits in float32, and of their
     # gradients, which take the logits' place if they are float32, too
     backward = 2 * held(inner) + 2 * held(C)
-    chunk = _chunk_rows(rows, config.vocab_size) * config.vocab_size
+    chunk = _chunk_rows(rows, config.vocab_size, on_gpu) * config.vocab_size
     logits = block_size(chunk * 4) + (block_size(chunk * element) if element < 4 else 0)
     if activation_checkpointing:
         # the inputs of the blocks (the first has one), a gradient, and one layer that is computed again; that is not
@@ -150,10 +152,10 @@ def _gpt2_activations(
     return kept, max(backward, logits)
 
 
-def _chunk_rows(rows: int, vocabulary: int) -> int:
+def _chunk_rows(rows: int, vocabulary: int, on_gpu: bool) -> int:
     """Rows of a chunk of logits, as csrc/ops/cross_entropy.cpp chooses them."""
-    good = max(256, (1 << 20) // vocabulary)
-    most = min(max((1 << 24) // vocabulary, 1), good)
+    good = 8192 if on_gpu else max(256, (1 << 20) // vocabulary)
+    most = min(max((1 << (28 if on_gpu else 24)) // vocabulary, 1), good)
     chunks = max(-(-rows // most), 1)
     return max(-(-rows // chunks), 1)
 
@@ -162,8 +164,11 @@ def _chunk_rows(rows: int, vocabulary: int) -> int:
 ACTIVATIONS: dict[str, Callable[..., tuple[int, int]]] = {"gpt2": _gpt2_activations}
 
 
-def available_memory() -> int:
-    """Bytes that this process may still take: the smaller of what the machine has free and what its cgroup leaves."""
+def available_memory(device: str = "cpu") -> int:
+    """Bytes that this process may still take on a device. Of the host's memory that is the smaller of what the machine
+    has free and what its cgroup leaves; of a GPU's, what no process holds."""
+    if is_gpu(device):
+        return _core.device_facts(device)["free_bytes"]
     limits = [_meminfo("MemAvailable")]
     for limit_file, usage_file in (
         ("memory.max", "memory.current"),  # cgroup v2

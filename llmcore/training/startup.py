@@ -8,6 +8,7 @@ import numpy as np
 
 from llmcore import _core
 from llmcore.labels import IGNORE_INDEX
+from llmcore.machine import is_gpu
 from llmcore.training.text_examples import TokenizedRows
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def startup_report(trainer: Trainer, memory: str | None) -> str:
     part = f" ({trained / 1e6:,.2f} M trained)" if trained < parameters else ""
     lines = [
         f"model: {type(model).__name__}, {parameters / 1e6:,.2f} M parameters{part}, {_dtype(model)}, "
-        f"{_core.cpu_isa()} with {_core.num_threads()} threads"
+        + _where(trainer)
     ]
     lines += data_report(trainer.train_dataset, trainer.loader, trainer.processing_class)
     lines.append(_updates(trainer))
@@ -90,3 +91,11 @@ def _updates(trainer: Trainer) -> str:
 
 def _dtype(model: Any) -> str:
     return next(iter(model.parameters())).dtype.name
+
+
+def _where(trainer: Trainer) -> str:
+    """What computes."""
+    device = next(iter(trainer.model.parameters())).device
+    if is_gpu(device):
+        return f"{device} ({_core.device_facts(device)['name']})"
+    return f"{_core.cpu_isa()} with {_core.num_threads()} threads"

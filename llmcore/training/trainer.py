@@ -26,6 +26,7 @@ from llmcore.training.speed import flops_per_token
 from llmcore.training.startup import startup_report
 from llmcore.training.trainer_evaluation import StopRequested
 from llmcore.training.trainer_files import TrainerFiles
+from llmcore.training.trainer_step import TrainerStep
 
 logger = logging.getLogger("llmcore")
 
@@ -120,7 +121,7 @@ class Trainer(TrainerFiles):
     def _begin(self, resume: str | bool | Path | None) -> None:
         args, run_dir = self.args, self.run_dir
         if self.model_init is not None and self.optimizer is not None:
-            self.model = self.model_init()  # a second run starts anew
+            self.model = self._placed(self.model_init())  # a second run starts anew
             self._join_tokenizer()
         run_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run_dir)
@@ -209,7 +210,10 @@ class Trainer(TrainerFiles):
                 # the checkpoint is that of the last finished update: what this one has gathered is dropped
                 self._pending = None
                 raise StopRequested
-            self.training_step(batch, num_items_in_batch=max(1, items))
+            if type(self).training_step is TrainerStep.training_step:
+                self._add_gradients(batch, self._count_items(batch), max(1, items))
+            else:
+                self.training_step(batch, num_items_in_batch=max(1, items))
             if index + 1 < len(micro_batches):
                 self._call("on_substep_end")
         result = self._apply_update()

@@ -14,7 +14,7 @@ from typing import Any
 from llmcore import _core, schedule
 from llmcore.errors import ConfigError
 from llmcore.inference import context_length
-from llmcore.machine import find_device
+from llmcore.machine import find_device, is_gpu
 from llmcore.models.pretrained import PreTrainedModel
 from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
@@ -76,10 +76,11 @@ class TrainerSetup:
             raise ConfigError("a trainer needs either model or model_init")
         if optimizers[0] is not None and optimizer_cls_and_kwargs is not None:
             raise ConfigError("give either optimizers or optimizer_cls_and_kwargs")
-        find_device("cpu" if self.args.use_cpu else self.args.device)
+        self._wanted_device = find_device("cpu" if self.args.use_cpu else self.args.device)
         self.processing_class = processing_class if processing_class is not None else tokenizer
         self.model_init = model_init
-        self.model = self._load_model(model) if model is not None else model_init()  # type: ignore[misc]
+        self._given_optimizers = optimizers
+        self.model = self._placed(self._load_model(model) if model is not None else model_init())  # type: ignore[misc]
         self.data_collator = data_collator
         self.compute_loss_func = compute_loss_func
         self.compute_metrics = compute_metrics
@@ -91,7 +92,6 @@ class TrainerSetup:
             else self._tokenized(eval_dataset)
         )
         self._join_tokenizer()
-        self._given_optimizers = optimizers
         self._optimizer_class = optimizer_cls_and_kwargs
         self.optimizer: Optimizer | None = optimizers[0]
         self.lr_scheduler: Callable[[int], float] | None = optimizers[1]
@@ -161,6 +161,22 @@ class TrainerSetup:
                 "makes a model is model_init="
             )
         return model
+
+    def _placed(self, model: Any) -> Any:
+        """The model on the device of the arguments. "auto" leaves one that is on a GPU, or that an optimizer has taken
+        over, where it is.
+        """
+        now, wanted = next(iter(model.parameters())).device, self._wanted_device
+        chosen = self.args.use_cpu or self.args.device != "auto"
+        taken = self._given_optimizers[0] is not None
+        if now == wanted or not chosen and (taken or is_gpu(now)):
+            return model
+        if taken:
+            raise ConfigError(
+                f"the optimizer was made for the model on {now}, and the arguments say device={wanted!r}: make it "
+                f"after model.to({wanted!r})"
+            )
+        return model.to(wanted)
 
     def _join_tokenizer(self) -> None:
         """Lets the model speak through the tokenizer it is trained with: `model.generate("text")` works, and its
@@ -278,7 +294,7 @@ class TrainerSetup:
             if plan is not None
             else {"activation_checkpointing": bool(getattr(self.model, "activation_checkpointing", False))}
         )
-        available = plan.available if plan is not None else available_memory() + self._allocated()
+        available = plan.available if plan is not None else available_memory(self._device()) + self._allocated()
         limit = args.memory_limit_bytes()
         sizes = [(parameter.data.numel, parameter.requires_grad) for parameter in self.model.parameters()]
         return plan_memory(
@@ -311,9 +327,12 @@ class TrainerSetup:
         return max(len(example["input_ids"]) for example in examples)
 
     def _dtype(self) -> _core.DType:
-        """The dtype of the weights in training: `bf16` decides, None keeps what the model has."""
-        if self.args.bf16 is None:
+        """The dtype of the weights in training: `bf16` decides; None means bfloat16 on a GPU, and on the CPU what the
+        model has."""
+        if self.args.bf16 is None and (not is_gpu(self._device()) or self._given_optimizers[0] is not None):
             return next(iter(self.model.parameters())).dtype
+        if self.args.bf16 is None:
+            return _core.DType.bfloat16
         return _core.DType.bfloat16 if self.args.bf16 else _core.DType.float32
 
     def _max_steps(self) -> int:

@@ -17,9 +17,11 @@ from llmcore import _core, functional
 from llmcore.autograd import Tensor
 from llmcore.errors import ConfigError
 from llmcore.labels import IGNORE_INDEX
+from llmcore.machine import is_gpu
 from llmcore.training.batches import count_input_tokens, count_trained_tokens
 from llmcore.training.outputs import NonFiniteError, StepResult
 from llmcore.training.run_state import generators
+from llmcore.training.step_graphs import StepGraphs
 from llmcore.training.trainer_setup import TrainerSetup
 
 logger = logging.getLogger("llmcore")
@@ -29,10 +31,10 @@ logger = logging.getLogger("llmcore")
 class _Pending:
     """The update that is being put together."""
 
-    loss: float = 0.0  # so far; a sum over tokens if `unscaled`
+    losses: list[_core.Tensor] = dataclasses.field(default_factory=list)  # of the micro-batches, on the device
     micro_batches: int = 0
     items: int = 0  # trained tokens
-    unscaled: bool = False  # gradients still have to be divided by `items`
+    unscaled: bool = False  # losses are sums, and gradients still have to be divided by `items`
     input_tokens: int = 0
     samples: int = 0
     started: float = 0.0
@@ -42,6 +44,8 @@ class TrainerStep(TrainerSetup):
     """`training_step` adds up gradients, `optimizer_step` makes the update."""
 
     _pending: _Pending | None = None
+    _graphs: StepGraphs | None = None
+    _graphs_of: Any = None  # the optimizer for whose buffers
     _window_tokens: int = 0  # since the last log entry
     _window_seconds: float = 0.0
 
@@ -99,7 +103,7 @@ class TrainerStep(TrainerSetup):
         logits = functional.view(outputs.logits, (-1, outputs.logits.shape[-1]))  # (N, V)
         loss = functional.cross_entropy(
             logits,
-            _core.from_numpy(targets.reshape(-1)),
+            _core.from_numpy(targets.reshape(-1), device=logits.device),
             ignore_index=IGNORE_INDEX,
             label_smoothing=self.args.label_smoothing_factor,
             num_items=num_items,
@@ -113,26 +117,57 @@ class TrainerStep(TrainerSetup):
         leaves it out: the division is then made by `optimizer_step`, so the update is exact either way. Returns the
         loss: this micro-batch's part of the update's mean, or, if the number was left out, its own mean.
         """
+        items = self._count_items(batch)
+        value = self._add_gradients(batch, items, num_items_in_batch).item()
+        assert self._pending is not None
+        return value / max(1, items) if self._pending.unscaled else value
+
+    def _add_gradients(self, batch: Mapping[str, Any], items: int, num_items_in_batch: int | None) -> _core.Tensor:
+        """`training_step`, without waiting for the loss: a scalar on the device."""
         if self.optimizer is None:
             self.prepare()
+        if self._graphs_of is not self.optimizer:  # made anew with it
+            self._graphs, self._graphs_of = self._make_graphs(), self.optimizer
         if self._pending is None:
             self._pending = _Pending(unscaled=num_items_in_batch is None, started=time.monotonic())
             self.optimizer.zero_grad()
         pending = self._pending
-        items = self._count_items(batch)
         for generator in generators(self.model):
             # a function of the place in the run alone, so a resumed run draws the same masks
             generator.step = self.state.global_step * self.accumulation + pending.micro_batches
         self.model.train()
-        loss = self.compute_loss(self.model, batch, num_items_in_batch=1 if pending.unscaled else num_items_in_batch)
-        loss.backward()
-        value = loss.item()
-        pending.loss += value
+        loss = self._forward_backward(batch, 1 if pending.unscaled else num_items_in_batch)
+        pending.losses.append(loss)
         pending.items += items
         pending.micro_batches += 1
         pending.input_tokens += count_input_tokens(batch, self.args.include_num_input_tokens_seen)
         pending.samples += len(next(iter(batch.values())))
-        return value / max(1, items) if pending.unscaled else value
+        return loss
+
+    def _forward_backward(self, batch: Mapping[str, Any], num_items_in_batch: int | None) -> _core.Tensor:
+        if self._graphs is not None and batch.get("labels") is not None:
+            inputs = {name: value for name, value in batch.items() if name in self._model_takes}
+            if self.args.label_smoothing_factor:
+                inputs["label_smoothing"] = self.args.label_smoothing_factor
+            prepared = self.model.device_batch(**inputs, num_items_in_batch=num_items_in_batch)
+            if prepared is not None:
+                return self._graphs.loss_and_gradients(prepared)
+        loss = self.compute_loss(self.model, batch, num_items_in_batch=num_items_in_batch)
+        loss.backward()
+        return loss.data
+
+    def _make_graphs(self) -> StepGraphs | None:
+        """What repeats steps as CUDA graphs, where that is wanted and possible; a warning says why it is not."""
+        if not self.args.cuda_graphs or not is_gpu(self._device()):
+            return None
+        if self._has_own_objective():
+            why = "the loss is not the model's own, and what it does on the host could not be repeated"
+        elif not hasattr(self.model, "device_batch"):
+            why = f"a batch of {type(self.model).__name__} needs the host in the middle of a step"
+        else:
+            return StepGraphs(self.model, generators(self.model))
+        logger.warning("without CUDA graphs: %s", why)
+        return None
 
     def _count_items(self, batch: Mapping[str, Any]) -> int:
         """Trained tokens of a micro-batch; its rows where there are no labels."""
@@ -147,9 +182,10 @@ class TrainerStep(TrainerSetup):
         if pending is None:
             raise ConfigError("optimizer_step: there are no gradients; call training_step(batch) before it")
         scale = 1.0 / max(1, pending.items) if pending.unscaled else 1.0
-        loss, rate = pending.loss * scale, self.args.learning_rate * self.lr_scheduler(self.state.global_step)
+        rate = self.args.learning_rate * self.lr_scheduler(self.state.global_step)
         norm = self.optimizer.grad_norm()  # (1,) on the device
-        grad_norm = norm.item() * scale
+        *losses, grad_norm = _read([*pending.losses, norm])  # here the host waits for a GPU, once in an update
+        loss, grad_norm = sum(losses) * scale, grad_norm * scale
         self._call("on_pre_optimizer_step")
         applied = math.isfinite(loss) and math.isfinite(grad_norm) and pending.items > 0
         if applied:
@@ -163,7 +199,7 @@ class TrainerStep(TrainerSetup):
         if scale == 1.0:
             return _core.clip_factor(norm, limit) if limit > 0 else None
         factor = min(1.0, limit / (grad_norm + 1e-6)) if limit > 0 else 1.0
-        return _core.from_numpy(np.array([factor * scale], np.float32))
+        return _core.from_numpy(np.array([factor * scale], np.float32), device=norm.device)
 
     def _finish_update(
         self, pending: _Pending, loss: float, grad_norm: float, rate: float, applied: bool
@@ -211,3 +247,9 @@ class TrainerStep(TrainerSetup):
                 loss=result.loss,
                 grad_norm=result.grad_norm,
             )
+
+
+def _read(scalars: list[_core.Tensor]) -> list[float]:
+    """The values of scalars of one device, fetched together."""
+    flat = [scalar.cast(_core.DType.float32).view((1,)) for scalar in scalars]
+    return _core.concat(flat, 0).numpy().tolist()
