@@ -87,8 +87,7 @@ class TrainingArguments:
     """Optimizer."""
 
     optim_args: str | None = None
-    """Further settings of the optimizer as name=value,name=value: momentum, dampening, nesterov, alpha, and
-    stochastic_rounding=true for bfloat16 weights without float32 master weights (see `llmcore.optim`)."""
+    """Settings of the optimizer, name=value,name=value: momentum, dampening, nesterov, alpha, stochastic_rounding."""
 
     weight_decay: float = 0.0
     """Weight decay; never applied to norms, biases and embeddings."""
