@@ -65,11 +65,24 @@ LLMCORE_DEVICE void mbarrier_expect(uint32_t barrier, uint32_t bytes LLMCORE_AND
 #endif
 }
 
-// An arrival on the barrier at the same address in another block of the cluster.
+// Who sees what a thread stored before it arrived.
+enum class Scope { kBlock, kCluster };
+
+// An arrival on the barrier at the same address in another block of the cluster. kBlock is enough, and cheaper, where
+// nothing is handed over but the leave to write: the other block's TMA will overwrite what wgmma has read.
+template <Scope kScope = Scope::kCluster>
 LLMCORE_DEVICE void mbarrier_arrive_at(uint32_t barrier, uint32_t rank LLMCORE_AND_WHERE) {
 #if LLMCORE_EMULATE
     emu::mbarrier_arrive(emu::map_to_rank(barrier, rank, where), 1, 0, where);
 #else
+    if constexpr (kScope == Scope::kBlock) {
+        asm volatile(
+            "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
+            "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+            "r"(rank)
+            : "memory");
+        return;
+    }
     asm volatile(
         "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
         "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
