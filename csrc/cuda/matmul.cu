@@ -1,5 +1,6 @@
 // csrc/kernels/matmul.h on CUDA: which kernel multiplies (cuda/matmul_variants.cuh), and the way back through a fused
 // bias and activation.
+#include <algorithm>
 #include <climits>
 #include <type_traits>
 
@@ -57,15 +58,22 @@ TileSize tile_size(const Cuda& cuda, const MatmulProblem& p) {
 }
 
 template <class Out, class A, class B>
-void multiply(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
-              const MatmulEpilogue<Out>& epilogue) {
-    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>) {
-        if (cuda.matmul_sm90 && matmul_sm90_supports(a, b, problem))
-            return matmul_sm90(cuda, y, a, b, problem, epilogue);
+void multiply_portably(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+                       const MatmulEpilogue<Out>& epilogue) {
+    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)
         matmul_sm80(cuda, tile_size(cuda, problem), y, a, b, problem, epilogue);
-    } else {
+    else
         matmul_simt(cuda, tile_size(cuda, problem), y, a, b, problem, epilogue);
-    }
+}
+
+// Parts of K are added to y one after another: what follows whole sums cannot stand between them.
+template <class Out>
+MatmulResult result_of(const MatmulEpilogue<Out>& e) {
+    if (!std::is_same_v<Out, float>)
+        return e.dbias != nullptr ? MatmulResult::kBf16WithColumnSums : MatmulResult::kBf16;
+    const bool plain =
+        e.bias == nullptr && e.activation == Activation::kNone && e.pre_activation == nullptr && e.residual == nullptr;
+    return plain ? MatmulResult::kFloatInParts : MatmulResult::kFloat;
 }
 
 }  // namespace
@@ -78,16 +86,28 @@ void matmul(Backend cuda, Out* y, const A* a, const B* b, const MatmulProblem& p
             const MatmulEpilogue<Out>& epilogue, float* workspace) {
     if (problem.batch == 0 || problem.M == 0 || problem.N == 0) return;
     check_sizes(problem);
-    if (!epilogue.is_backward()) return multiply(cuda, y, a, b, problem, epilogue);
-    // No kernel has this in its epilogue yet: the product, rounded once more than need be, then its way back in place.
-    multiply(cuda, y, a, b, problem, MatmulEpilogue<Out>{});
+    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>) {
+        if (cuda.matmul_sm90 && matmul_sm90_refusal(y, a, b, problem, epilogue) == nullptr)
+            return matmul_sm90(cuda, choose_matmul(cuda, problem, result_of(epilogue)), y, a, b, problem, epilogue,
+                               workspace);
+    }
+    if (!epilogue.is_backward()) return multiply_portably(cuda, y, a, b, problem, epilogue);
+    // No portable kernel has this in its epilogue yet: the product, rounded once more than need be, then its way back
+    // in place.
+    multiply_portably(cuda, y, a, b, problem, MatmulEpilogue<Out>{});
     bias_activation_backward(cuda, y, epilogue.dbias, y, epilogue.slope_at, workspace, problem.M, problem.N,
                              epilogue.activation);
 }
 
+// Enough for whichever kernel it will be, which the operands' addresses decide.
 template <class Backend>
-size_t matmul_workspace(Backend, const MatmulProblem& problem, bool with_dbias) {
-    return with_dbias ? column_sums_workspace(problem.M, problem.N) : 0;
+size_t matmul_workspace(Backend cuda, const MatmulProblem& problem, bool with_dbias) {
+    size_t floats = with_dbias ? column_sums_workspace(problem.M, problem.N) : 0;
+    if (cuda.matmul_sm90) {
+        const MatmulChoice choice = choose_matmul(cuda, problem, MatmulResult::kFloatInParts);
+        floats = std::max(floats, matmul_sm90_workspace(choice, problem, with_dbias));
+    }
+    return floats;
 }
 
 template <class Backend, class T>

@@ -1,190 +1,289 @@
 // y = op(a) op(b) in bf16 with float sums, for compute capability 9.0: TMA, mbarrier, wgmma, warp-specialised.
 //
-// A block computes one tile of 128x128. Its first warpgroup produces: one thread goes along K in steps of 64 and has
-// TMA bring both operands' tiles into the next of four stages. The two others consume: each multiplies 64 rows, one
-// batch of wgmma always in flight behind the one being issued. full[s] says that stage s has landed, empty[s] that both
-// consumers have read it. At the end the stages are idle, and the sums go through them to the epilogue.
-#include "cuda/arch/barrier.cuh"
-#include "cuda/arch/mbarrier.cuh"
-#include "cuda/arch/tma.cuh"
-#include "cuda/arch/wgmma.cuh"
-#include "cuda/matmul_epilogue.cuh"
-#include "cuda/matmul_tile.cuh"
+// As many blocks as multiprocessors, alone or in clusters of two, each computing tiles until none is left
+// (matmul_sm90_schedule.cuh). The first warpgroup of a block produces: one thread has TMA fill a ring of stages, tile
+// after tile. The two others consume (matmul_sm90_mainloop.cuh): either both multiply a half of the same tile, or each
+// a tile of its own, taking turns with the tensor cores, so that one's epilogue hides behind the other's products. bf16
+// results leave by TMA (matmul_sm90_store.cuh), float ones are stored or added directly (matmul_sm90_add.cuh), in parts
+// of K where tiles are too few to fill the device.
+#include <algorithm>
+
+#include "cuda/column_sums.cuh"
+#include "cuda/fours.cuh"
+#include "cuda/matmul_sm90_add.cuh"
+#include "cuda/matmul_sm90_mainloop.cuh"
+#include "cuda/matmul_sm90_store.cuh"
 #include "cuda/matmul_variants.cuh"
 #include "cuda/tensor_map.h"
 
 namespace llmcore {
 namespace {
 
-constexpr int kBlockM = 128, kBlockN = 128, kStages = 4, kThreads = 384, kConsumers = 2;
-constexpr int kChunkBytes = 64 * kBlockK * 2;  // 64 rows by 64 k, of either major
-constexpr int kBytesA = 2 * kChunkBytes, kBytesB = 2 * kChunkBytes, kStageBytes = kBytesA + kBytesB;
-constexpr int kWarpgroupSums = 64 * kSumsPitch<kBlockN>;  // floats
-constexpr int kBarriers = kStages * kStageBytes, kSharedBytes = kBarriers + 2 * kStages * 8;
-static_assert(kConsumers * kWarpgroupSums * 4 <= kBarriers, "the sums fit into the stages");
-
-// Where stage s and its barriers stand, and how often the ring has gone round at a step.
-struct Ring {
-    uint32_t shared;
-    LLMCORE_DEVICE static uint32_t stage(int step) { return uint32_t(step % kStages); }
-    LLMCORE_DEVICE static uint32_t parity(int step) { return uint32_t(step / kStages & 1); }
-    LLMCORE_DEVICE uint32_t a(int step) const { return shared + stage(step) * kStageBytes; }
-    LLMCORE_DEVICE uint32_t b(int step) const { return a(step) + kBytesA; }
-    LLMCORE_DEVICE uint32_t full(int step) const { return shared + kBarriers + stage(step) * 8; }
-    LLMCORE_DEVICE uint32_t empty(int step) const { return full(step) + kStages * 8; }
-};
-
-// ---------------------------------------------------------------------------------------------------------------------
-// producer
-
-// 128 rows at row0 by 64 k at k0. An MN-major operand comes in two chunks of 64 rows.
-template <Major kMajor>
-LLMCORE_DEVICE void load_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, int row0, int k0, int matrix) {
-    if constexpr (kMajor == Major::kK) {
-        ptx::tma_load(to, map, barrier, {k0, row0, matrix});
-    } else {
-        ptx::tma_load(to, map, barrier, {row0, k0, matrix});
-        ptx::tma_load(to + kChunkBytes, map, barrier, {row0 + 64, k0, matrix});
-    }
-}
-
-template <Major kMajorA, Major kMajorB>
-LLMCORE_DEVICE void produce(const Ring& ring, const CUtensorMap* map_a, const CUtensorMap* map_b, int row0, int column0,
-                            int matrix_a, int matrix_b, int steps) {
-#pragma unroll 1  // unrolled, it would not fit the producer's few registers
-    for (int step = 0; step < steps; ++step) {
-        ptx::mbarrier_wait(ring.empty(step), ring.parity(step) ^ 1);  // a fresh barrier lets the first round pass
-        ptx::mbarrier_arrive_expect(ring.full(step), kStageBytes);
-        load_tile<kMajorA>(ring.a(step), map_a, ring.full(step), row0, step * kBlockK, matrix_a);
-        load_tile<kMajorB>(ring.b(step), map_b, ring.full(step), column0, step * kBlockK, matrix_b);
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// consumers
-
-// The descriptor of 16 k at `k` of a tile. From one group of eight lines to the next are 1024 bytes, from one chunk of
-// 64 rows to the next kChunkBytes.
-template <Major kMajor>
-LLMCORE_DEVICE uint64_t operand_at(uint32_t tile, int k) {
-    return ptx::operand(tile + uint32_t(kMajor == Major::kK ? k * 2 : k * 128), kChunkBytes, 1024);
-}
-
-template <Major kMajorA, Major kMajorB>
-LLMCORE_DEVICE void consume(float (&sums)[kBlockN / 2], const Ring& ring, int part, int steps) {
-    const bool speaks = threadIdx.x % 128 == 0;
-#pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
-        ptx::mbarrier_wait(ring.full(step), ring.parity(step));
-        const uint32_t a = ring.a(step) + uint32_t(part * kChunkBytes), b = ring.b(step);
-        ptx::wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < kBlockK; k += 16)
-            ptx::wgmma<kBlockN, kMajorA == Major::kMn, kMajorB == Major::kMn>(
-                sums, operand_at<kMajorA>(a, k), operand_at<kMajorB>(b, k), step > 0 || k > 0);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();  // the batch before this one has read its stage
-        if (step > 0 && speaks) ptx::mbarrier_arrive(ring.empty(step - 1));
-    }
-    ptx::wgmma_wait<0>();
-}
-
-template <class Out>
-LLMCORE_DEVICE void finish(const TileEpilogue<Out>& epilogue, const float (&sums)[kBlockN / 2], int part, int matrix,
-                           int row0, int column0) {
-    const int thread = int(threadIdx.x) % 128;
-    float* kept = shared_memory<float>() + part * kWarpgroupSums;
-    ptx::bar_sync(1, 128 * kConsumers);  // every stage has been read by both
-#pragma unroll
-    for (int j = 0; j < kBlockN / 8; ++j) keep_sums<kBlockN>(kept, thread / 32 * 16, j * 8, &sums[j * 4]);
-    if (part == 0)
-        ptx::bar_sync(2, 128);
-    else
-        ptx::bar_sync(3, 128);
-    finish_tile<64, kBlockN, 128>(epilogue, kept, thread, matrix, row0 + part * 64, column0);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // kernel
 
-template <Major kMajorA, Major kMajorB, class Out>
-__global__ void __launch_bounds__(kThreads, 1)
-    matmul_wgmma_kernel(TileEpilogue<Out> epilogue, const __grid_constant__ CUtensorMap map_a,
-                        const __grid_constant__ CUtensorMap map_b, bool shared_a, bool shared_b, int K) {
-    const Ring ring{shared_address(shared_memory<char>())};
-    const TileIndex tile =
-        tile_of_block(blockIdx.x, (epilogue.M + kBlockM - 1) / kBlockM, (epilogue.N + kBlockN - 1) / kBlockN);
-    const int row0 = tile.m * kBlockM, column0 = tile.n * kBlockN, steps = (K + kBlockK - 1) / kBlockK;
+template <class Tile>
+LLMCORE_DEVICE void start_barriers(const HopperShared<Tile>& shared, int cluster) {
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+        ptx::mbarrier_init(shared.full(stage), 1);
+        ptx::mbarrier_init(shared.empty(stage), uint32_t(Tile::kReaders * cluster));
+    }
+    for (int consumer = 0; consumer < kConsumers; ++consumer)
+        for (int turn = 0; turn < 2; ++turn) ptx::mbarrier_init(shared.box_loaded(consumer, turn), 1);
+    ptx::fence_mbarrier_init();
+}
+
+// Ping-pong: a consumer multiplies only when the other one has issued and awaited all of its tile's products. The
+// hardware would otherwise mix them, and both would finish late, together.
+LLMCORE_DEVICE void wait_for_tensor_cores(int consumer) {
+    if (consumer == 0)
+        ptx::bar_sync(3, kConsumers * kWarpgroup);
+    else
+        ptx::bar_sync(4, kConsumers * kWarpgroup);
+}
+LLMCORE_DEVICE void pass_tensor_cores(int consumer) {
+    if (consumer == 0)
+        ptx::bar_arrive(4, kConsumers * kWarpgroup);
+    else
+        ptx::bar_arrive(3, kConsumers * kWarpgroup);
+}
+
+template <class Tile, Major kMajorA, Major kMajorB, class Store>
+LLMCORE_DEVICE void consume(Store& store, const HopperShared<Tile>& shared, const Schedule& schedule, int consumer) {
+    RingPlace<Tile> place;
+    const int own = Tile::kPingPong ? kConsumers : 1;  // every which tile of the block is this consumer's
+    int unit = schedule.first();
+    if (Tile::kPingPong && consumer == 1) {
+        place.skip(schedule.steps);
+        unit += schedule.clusters;
+    }
+#pragma unroll 1
+    for (; unit < schedule.count; unit += own * schedule.clusters) {
+        store.begin(schedule, unit);
+        HopperSums<Tile> sums;
+        if (Tile::kPingPong && unit >= schedule.clusters) wait_for_tensor_cores(consumer);
+        multiply<Tile, kMajorA, kMajorB>(sums, shared, place, Tile::first_part(consumer), schedule.steps,
+                                         schedule.cluster);
+        if (Tile::kPingPong && unit + schedule.clusters < schedule.count) pass_tensor_cores(consumer);
+        if (Tile::kPingPong) place.skip(schedule.steps);  // the other one's
+        store.finish(sums, schedule, unit);
+    }
+    store.end();
+}
+
+template <class Tile, class Output>
+struct StoreOf;
+template <class Tile>
+struct StoreOf<Tile, HopperOutput> {
+    using Type = BoxStore<Tile>;
+};
+template <class Tile>
+struct StoreOf<Tile, FloatOutput> {
+    using Type = FloatStore<Tile>;
+};
+
+template <class Tile, Major kMajorA, Major kMajorB, class Output>
+__global__ void __launch_bounds__(kHopperThreads, 1)
+    matmul_wgmma_kernel(const __grid_constant__ HopperOperands operands, const __grid_constant__ Output output,
+                        Schedule schedule) {
+    const HopperShared<Tile> shared{shared_address(shared_memory<char>())};
     if (threadIdx.x == 0) {
-        for (int s = 0; s < kStages; ++s) {
-            ptx::mbarrier_init(ring.full(s), 1);
-            ptx::mbarrier_init(ring.empty(s), kConsumers);
-        }
-        ptx::fence_mbarrier_init();
+        ptx::prefetch_tensor_map(&operands.a);
+        ptx::prefetch_tensor_map(&operands.b);
+        start_barriers(shared, schedule.cluster);
     }
-    __syncthreads();
-    if (threadIdx.x < 128) {
-        ptx::set_max_registers_down<40>();
-        if (threadIdx.x == 0)
-            produce<kMajorA, kMajorB>(ring, &map_a, &map_b, row0, column0, shared_a ? 0 : tile.matrix,
-                                      shared_b ? 0 : tile.matrix, steps);
+    ptx::cluster_sync();
+    if (threadIdx.x < kWarpgroup) {
+        ptx::set_max_registers_down<kProducerRegisters>();
+        if (threadIdx.x == 0) produce<Tile, kMajorA, kMajorB>(shared, operands, schedule);
+        __syncwarp();
     } else {
-        ptx::set_max_registers_up<232>();
-        const int part = int(threadIdx.x) / 128 - 1;
-        float sums[kBlockN / 2];
-        consume<kMajorA, kMajorB>(sums, ring, part, steps);
-        finish(epilogue, sums, part, tile.matrix, row0, column0);
+        ptx::set_max_registers_up<kConsumerRegisters>();
+        const int consumer = int(threadIdx.x) / kWarpgroup - 1;
+        typename StoreOf<Tile, Output>::Type store(output, shared, consumer);
+        consume<Tile, kMajorA, kMajorB>(store, shared, schedule, consumer);
+        __syncwarp();
     }
+    ptx::cluster_sync();  // nobody leaves while the other block may still write here
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // launch
 
-// rows x K of an operand, `matrices` times (1 where all share it); a load takes 128 rows by 64 k, or 64 k by 64 rows.
-CUtensorMap map_of(const bf16* data, int64_t rows, int64_t K, int64_t batch, int64_t step, Major major) {
+// rows x K of an operand, `matrices` times (1 where all share it).
+CUtensorMap map_of(const bf16* data, int64_t rows, int64_t K, int64_t batch, int64_t step, Major major, int box_rows,
+                   int box_k) {
     const int64_t inner = major == Major::kK ? K : rows, outer = major == Major::kK ? rows : K;
     const int64_t matrices = step == 0 ? 1 : batch, matrix_step = step == 0 ? inner * outer : step;
     return bf16_tensor_map(data, {inner, outer, matrices}, {inner, matrix_step},
-                           {kLineElements, major == Major::kK ? 128u : 64u, 1});
+                           {kLineElements, static_cast<uint32_t>(major == Major::kK ? box_rows : box_k), 1});
 }
 
-template <Major kMajorA, Major kMajorB, class Out>
-void start(const Cuda& cuda, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
-           const MatmulEpilogue<Out>& epilogue) {
-    const unsigned blocks = tiles_of(p.M, kBlockM) * tiles_of(p.N, kBlockN) * static_cast<unsigned>(p.batch);
-    launch({blocks, kThreads, kSharedBytes, cuda.stream}, matmul_wgmma_kernel<kMajorA, kMajorB, Out>,
-           tile_epilogue(y, p, epilogue), map_of(a, p.M, p.K, p.batch, p.a_step, kMajorA),
-           map_of(b, p.N, p.K, p.batch, p.b_step, kMajorB), p.a_step == 0, p.b_step == 0, static_cast<int>(p.K));
+// Sums over blocks of 64 rows, as rows of a matrix.
+struct PartialSums {
+    const float* sums;
+    int64_t N;
+    bool whole_fours;
+
+    LLMCORE_DEVICE void operator()(float (&values)[4], int64_t row, int64_t column, int count) const {
+        add_four(values, sums + row * N + column, count, whole_fours);
+    }
+};
+
+// What stores and loads 64 rows of a result at once.
+template <class Tile>
+CUtensorMap box_map(const bf16* data, const MatmulProblem& p) {
+    if (data == nullptr) return {};
+    return bf16_tensor_map(data, {p.N, p.M, p.batch}, {p.N, p.M * p.N}, {Tile::kBoxColumns, 64, 1});
 }
 
-// Whether TMA can describe (.., outer, inner) bf16.
-bool tma_takes(const bf16* data, int64_t inner, int64_t step) {
-    if (reinterpret_cast<uintptr_t>(data) % 16 != 0) return false;  // a tensor starts on 16 bytes
-    if (inner % 8 != 0) return false;                               // and so does each of its rows
-    return step % 8 == 0;                                           // and each of its matrices
+template <class Tile>
+HopperOutput output_of(bf16* y, const MatmulProblem& p, const MatmulEpilogue<bf16>& e, float* workspace) {
+    HopperOutput output{};
+    const bool has_slope = e.slope_at != nullptr && e.activation != Activation::kNone;
+    const bf16* beside = has_slope ? e.slope_at : e.residual != nullptr ? e.residual : p.accumulate ? y : nullptr;
+    output.y = box_map<Tile>(y, p);
+    output.pre_activation = box_map<Tile>(e.pre_activation, p);
+    output.beside = box_map<Tile>(beside, p);
+    output.bias = e.bias;
+    output.activation = e.is_backward() && !has_slope ? Activation::kNone : e.activation;
+    output.keeps_pre_activation = e.pre_activation != nullptr;
+    output.reads = has_slope ? Beside::kSlope : beside != nullptr ? Beside::kAdd : Beside::kNothing;
+    output.column_sums = e.dbias != nullptr ? workspace : nullptr;
+    output.M = static_cast<int>(p.M);
+    output.N = static_cast<int>(p.N);
+    return output;
+}
+
+bool on_pair(const float* pointer) {
+    return reinterpret_cast<uintptr_t>(pointer) % 8 == 0;
+}
+
+template <class Tile>
+FloatOutput output_of(float* y, const MatmulProblem& p, const MatmulEpilogue<float>& e, float* workspace) {
+    const bool whole_pairs =
+        p.N % 2 == 0 && on_pair(y) && on_pair(e.bias) && on_pair(e.pre_activation) && on_pair(e.residual);
+    return {tile_epilogue(y, p, e), reinterpret_cast<uint32_t*>(workspace), whole_pairs};
+}
+
+template <class Tile, Major kMajorA, Major kMajorB, class Out>
+void start(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
+           const MatmulEpilogue<Out>& epilogue, float* workspace) {
+    Schedule schedule{};
+    schedule.units_m = static_cast<int>(tiles_of(p.M, Tile::kBlockM * choice.cluster));
+    schedule.units_n = static_cast<int>(tiles_of(p.N, Tile::kBlockN));
+    schedule.units = schedule.units_m * schedule.units_n * static_cast<int>(p.batch);
+    schedule.count = schedule.units * choice.splits;
+    schedule.steps = static_cast<int>(tiles_of(tiles_of(p.K, kBlockK), choice.splits));
+    schedule.cluster = choice.cluster;
+    schedule.clusters = std::min(schedule.count, std::max(cuda.multiprocessors / choice.cluster, 1));
+
+    HopperOperands operands{};
+    operands.a = map_of(a, p.M, p.K, p.batch, p.a_step, kMajorA, Tile::kBlockM, kBlockK);
+    operands.b =
+        map_of(b, p.N, p.K, p.batch, p.b_step, kMajorB, Tile::kBlockN / choice.cluster, kBlockK / choice.cluster);
+    operands.shared_a = p.a_step == 0;
+    operands.shared_b = p.b_step == 0;
+
+    if (choice.splits == 1 && epilogue.dbias == nullptr) workspace = nullptr;
+    const auto output = output_of<Tile>(y, p, epilogue, workspace);
+    if (choice.splits > 1)
+        LLMCORE_CUDA_CHECK(cudaMemsetAsync(
+            workspace, 0, size_t(schedule.units) * size_t(choice.cluster) * kConsumers * 4, cuda.stream));
+    launch({.grid = static_cast<unsigned>(schedule.clusters * choice.cluster),
+            .block = kHopperThreads,
+            .shared_bytes = Tile::kSharedBytes,
+            .stream = cuda.stream,
+            .cluster = static_cast<unsigned>(choice.cluster),
+            .all_resident = choice.splits > 1},
+           matmul_wgmma_kernel<Tile, kMajorA, kMajorB, decltype(output_of<Tile>(y, p, epilogue, workspace))>, operands,
+           output, schedule);
+    if (epilogue.dbias == nullptr) return;
+    const int64_t rows = tiles_of(p.M, 64);
+    float* const second = workspace + rows * p.N;
+    add_columns(cuda, epilogue.dbias, second, rows, p.N,
+                PartialSums{workspace, p.N, p.N % 4 == 0 && on_four(workspace)});
+}
+
+template <class Tile, class Out>
+void start_tile(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, const bf16* b,
+                const MatmulProblem& p, const MatmulEpilogue<Out>& epilogue, float* workspace) {
+    if (!p.transpose_a && p.transpose_b)
+        return start<Tile, Major::kK, Major::kK>(cuda, choice, y, a, b, p, epilogue, workspace);
+    if (!p.transpose_a) return start<Tile, Major::kK, Major::kMn>(cuda, choice, y, a, b, p, epilogue, workspace);
+    if (p.transpose_b) return start<Tile, Major::kMn, Major::kK>(cuda, choice, y, a, b, p, epilogue, workspace);
+    start<Tile, Major::kMn, Major::kMn>(cuda, choice, y, a, b, p, epilogue, workspace);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// what TMA can describe
+
+// Tensors start on 16 bytes, and so does each of their rows and matrices.
+bool tma_takes(const bf16* data, int64_t row, int64_t matrix = 0) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row % 8 == 0 && matrix % 8 == 0;
+}
+
+const char* refuse_output(const bf16* y, const MatmulProblem& p, const MatmulEpilogue<bf16>& e) {
+    if (!tma_takes(y, p.N)) return "a row of y does not start on 16 bytes";
+    if (!tma_takes(e.pre_activation, p.N)) return "a row of pre_activation does not start on 16 bytes";
+    if (!tma_takes(e.residual, p.N)) return "a row of residual does not start on 16 bytes";
+    if (!tma_takes(e.slope_at, p.N)) return "a row of slope_at does not start on 16 bytes";
+    if (e.residual != nullptr && p.accumulate) return "y and residual would have to be read, and there is room for one";
+    return nullptr;
+}
+
+const char* refuse_output(const float*, const MatmulProblem&, const MatmulEpilogue<float>& e) {
+    return e.is_backward() ? "slopes and bias gradients are computed with bf16 results only" : nullptr;
 }
 
 }  // namespace
 
-bool matmul_sm90_supports(const bf16* a, const bf16* b, const MatmulProblem& p) {
-    if (p.K == 0) return false;  // the first wgmma writes the sums; with none they would be nothing
-    if (!tma_takes(a, p.transpose_a ? p.M : p.K, p.a_step)) return false;
-    if (!tma_takes(b, p.transpose_b ? p.K : p.N, p.b_step)) return false;
-    return true;
+// ---------------------------------------------------------------------------------------------------------------------
+// launchers
+
+template <class Out>
+const char* matmul_sm90_refusal(const Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
+                                const MatmulEpilogue<Out>& epilogue) {
+    if (p.K == 0) return "the first product writes the sums, and there is none";
+    if (!tma_takes(a, p.transpose_a ? p.M : p.K, p.a_step)) return "a row of a does not start on 16 bytes";
+    if (!tma_takes(b, p.transpose_b ? p.K : p.N, p.b_step)) return "a row of b does not start on 16 bytes";
+    return refuse_output(y, p, epilogue);
+}
+
+size_t matmul_sm90_workspace(const MatmulChoice& choice, const MatmulProblem& p, bool with_dbias) {
+    const MatmulBlock block = block_of(choice.design);
+    const size_t tiles = size_t(p.batch) * tiles_of(p.M, block.M * choice.cluster) * tiles_of(p.N, block.N);
+    const size_t turnstiles = choice.splits > 1 ? tiles * size_t(choice.cluster) * kConsumers : 0;
+    const int64_t rows = tiles_of(p.M, 64);
+    const size_t sums = with_dbias ? size_t(rows * p.N) + column_sums_workspace(rows, p.N) : 0;
+    return std::max(turnstiles, sums);
 }
 
 template <class Out>
-void matmul_sm90(const Cuda& cuda, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
-                 const MatmulEpilogue<Out>& epilogue) {
-    if (!p.transpose_a && p.transpose_b) return start<Major::kK, Major::kK>(cuda, y, a, b, p, epilogue);
-    if (!p.transpose_a) return start<Major::kK, Major::kMn>(cuda, y, a, b, p, epilogue);
-    if (p.transpose_b) return start<Major::kMn, Major::kK>(cuda, y, a, b, p, epilogue);
-    start<Major::kMn, Major::kMn>(cuda, y, a, b, p, epilogue);
+void matmul_sm90(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, const bf16* b,
+                 const MatmulProblem& p, const MatmulEpilogue<Out>& epilogue, float* workspace) {
+    switch (choice.design) {
+        case MatmulDesign::kCooperative128x256:
+            return start_tile<Cooperative128x256>(cuda, choice, y, a, b, p, epilogue, workspace);
+        case MatmulDesign::kPingPong128x192:
+            if constexpr (std::is_same_v<Out, bf16>)
+                if (epilogue.dbias == nullptr)
+                    return start_tile<PingPong128x192>(cuda, choice, y, a, b, p, epilogue, workspace);
+            break;
+        case MatmulDesign::kPingPong128x160:
+            return start_tile<PingPong128x160>(cuda, choice, y, a, b, p, epilogue, workspace);
+        case MatmulDesign::kPingPong64x256:
+            return start_tile<PingPong64x256>(cuda, choice, y, a, b, p, epilogue, workspace);
+    }
+    throw std::invalid_argument("matmul_sm90: 128x192 has no registers left for float results or column sums");
 }
 
-template void matmul_sm90(const Cuda&, bf16*, const bf16*, const bf16*, const MatmulProblem&,
-                          const MatmulEpilogue<bf16>&);
-template void matmul_sm90(const Cuda&, float*, const bf16*, const bf16*, const MatmulProblem&,
-                          const MatmulEpilogue<float>&);
+#define LLMCORE_MATMUL_SM90(Out)                                                                                      \
+    template const char* matmul_sm90_refusal(const Out*, const bf16*, const bf16*, const MatmulProblem&,              \
+                                             const MatmulEpilogue<Out>&);                                             \
+    template void matmul_sm90(const Cuda&, const MatmulChoice&, Out*, const bf16*, const bf16*, const MatmulProblem&, \
+                              const MatmulEpilogue<Out>&, float*);
+LLMCORE_MATMUL_SM90(bf16)
+LLMCORE_MATMUL_SM90(float)
 
 }  // namespace llmcore

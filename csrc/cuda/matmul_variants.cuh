@@ -5,6 +5,7 @@
 #include "core/backend.h"
 #include "core/bf16.h"
 #include "cuda/launch.cuh"
+#include "cuda/matmul_choice.h"
 #include "kernels/matmul.h"
 
 namespace llmcore {
@@ -27,10 +28,14 @@ template <class Out>
 void matmul_sm80(const Cuda& cuda, TileSize size, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
                  const MatmulEpilogue<Out>& epilogue);
 
-// bf16 operands by TMA and wgmma, on compute capability 9.0, where the predicate allows it.
-bool matmul_sm90_supports(const bf16* a, const bf16* b, const MatmulProblem& problem);
+// bf16 operands by TMA and wgmma, on compute capability 9.0, of any choice; K is split only into a float y without an
+// epilogue. Why not, as the end of a sentence, or null if it can be.
 template <class Out>
-void matmul_sm90(const Cuda& cuda, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
-                 const MatmulEpilogue<Out>& epilogue);
+const char* matmul_sm90_refusal(const Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
+                                const MatmulEpilogue<Out>& epilogue);
+template <class Out>
+void matmul_sm90(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, const bf16* b,
+                 const MatmulProblem& problem, const MatmulEpilogue<Out>& epilogue, float* workspace);
+size_t matmul_sm90_workspace(const MatmulChoice& choice, const MatmulProblem& problem, bool with_dbias = false);
 
 }  // namespace llmcore

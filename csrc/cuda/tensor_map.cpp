@@ -71,11 +71,11 @@ static CUtensorMap encode_map(const bf16* data, const int64_t (&sizes)[3], const
     for (int i = 0; i < 3; ++i) dimensions[i] = static_cast<cuuint64_t>(sizes[i]);
     for (int i = 0; i < 2; ++i) strides[i] = static_cast<cuuint64_t>(steps[i]) * sizeof(bf16);
     const cuuint32_t every_element[3] = {1, 1, 1};
+    const CUtensorMapSwizzle swizzle = box[0] > 32 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
     CUtensorMap map;
-    const CUresult result =
-        encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16*>(data), dimensions, strides, box,
-               every_element, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16*>(data), dimensions,
+                                   strides, box, every_element, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
         throw std::runtime_error(concat("cuTensorMapEncodeTiled: CUresult ", static_cast<int>(result), " for (",
                                         sizes[2], ", ", sizes[1], ", ", sizes[0], ") bfloat16"));

@@ -13,8 +13,8 @@
 namespace llmcore {
 
 // bf16 of sizes[0] (contiguous) x sizes[1] x sizes[2]; steps[i] elements from one index of dimension i + 1 to the next.
-// A load takes box[0] x box[1] x box[2] with lines of 128 bytes, swizzled: box[0] is at most 64. data and steps are
-// multiples of 16 bytes. Throws std::runtime_error if the driver refuses.
+// A load or store takes box[0] x box[1] x box[2] in swizzled lines of 128 bytes, or of 64 where box[0] is 32: box[0] is
+// 32 or 64. data and steps are multiples of 16 bytes. Throws std::runtime_error if the driver refuses.
 CUtensorMap bf16_tensor_map(const bf16* data, const int64_t (&sizes)[3], const int64_t (&steps)[2],
                             const uint32_t (&box)[3]);
 

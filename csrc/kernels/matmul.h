@@ -8,7 +8,8 @@
 // Products and sums are float whatever the storage; a result is rounded once. The CPU levels with bf16 multipliers take
 // subnormal numbers for zero, and split a float operand beside a bf16 one into two bf16 (relative error 2^-17). Every
 // element of y is summed in an order that depends on K alone: not on M, N, the other elements or the number of threads.
-// So a row of y has the same bits alone and in a batch.
+// So a row of y has the same bits alone and in a batch. One exception: a float y without an epilogue (the gradient of a
+// weight) may on CUDA be summed in parts of K, whose number follows from M, N, K and the device's multiprocessors.
 #pragma once
 
 #include <cstddef>

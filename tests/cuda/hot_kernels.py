@@ -29,10 +29,18 @@ class Expectation:
 HOT_KERNELS = {
     # Two blocks of 128 threads on a multiprocessor: 255 registers would still do.
     "matmul_mma_kernel": Expectation(255, ("HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS.128", "STG.E")),
-    # 384 threads share 65536 registers; setmaxnreg then moves them between the warpgroups.
-    "matmul_wgmma_kernel": Expectation(
-        168, ("HGMMA.64x128x16.F32.BF16", "UTMALDG.3D", "USETMAXREG", "SYNCS.PHASECHK"), ("90a",)
-    ),
+    # 384 threads share 65536 registers; setmaxnreg then moves them between the warpgroups. One entry for each design,
+    # one for results that leave by TMA, one for those that do not.
+    **{
+        f"matmul_wgmma_kernelINS_10HopperTileILNS_8TeamworkE{teamwork}ELi{rows}ELi{columns}E": Expectation(
+            168,
+            (f"HGMMA.64x{columns}x16.F32.BF16", "UTMALDG.3D.MULTICAST", "USETMAXREG", "SYNCS.PHASECHK", "UCGABAR_WAIT"),
+            ("90a",),
+        )
+        for teamwork, rows, columns in ((0, 128, 256), (1, 128, 192), (1, 128, 160), (1, 64, 256))
+    },
+    "12HopperOutput": Expectation(168, ("STSM.16.M88.4", "LDSM.16.M88.4", "UTMASTG.3D"), ("90a",)),
+    "11FloatOutput": Expectation(168, ("STG.E.64", "LDG.E.STRONG.GPU"), ("90a",)),
     "matmul_simt_kernel": Expectation(255, ("FFMA", "LDS.128", "STS")),
     # Blocks of 128 threads, two on a multiprocessor.
     "attention_forward_mma_kernel": Expectation(

@@ -1,160 +1,25 @@
-// The matmul kernels themselves, below the launcher that chooses among them: every variant on every problem that it
-// takes, under every policy, in the three builds. Small integers make every sum exact, so that one wrong index shows.
-#include <cmath>
-#include <cstring>
-#include <memory>
-#include <vector>
-
-#include "check.h"
+// The portable matmul kernels, below the launcher that chooses among them: every variant on every problem that it
+// takes, under every policy, in the three builds.
 #include "cuda/matmul_variants.cuh"
+#include "matmul_case.h"
 
 using namespace llmcore;
 
 namespace {
 
 // ---------------------------------------------------------------------------------------------------------------------
-// problems
-
-// Exactly `size` elements, `offset` elements behind an address that vectors could use; a read or write past either end
-// of the allocation is AddressSanitizer's.
-template <class T>
-struct Buffer {
-    Buffer(size_t size_, size_t offset) : size(size_), memory(new T[size_ + offset]), data(memory.get() + offset) {}
-    size_t size;
-    std::unique_ptr<T[]> memory;
-    T* data;
-    void fill(float value) {
-        for (size_t i = 0; i < size; ++i) data[i] = from_float<T>(value);
-    }
-    template <class F>
-    void generate(F&& f) {
-        for (size_t i = 0; i < size; ++i) data[i] = from_float<T>(f());
-    }
-};
-
-struct Extras {
-    bool bias = false, pre_activation = false, residual = false, accumulate = false;
-    Activation activation = Activation::kNone;
-};
-
-double activated(Activation kind, double x) {
-    switch (kind) {
-        case Activation::kNone:
-            return x;
-        case Activation::kGeluTanh:
-            return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-        case Activation::kGelu:
-            return 0.5 * x * (1 + std::erf(x / std::sqrt(2)));
-        case Activation::kRelu:
-            return x > 0 ? x : 0;
-        case Activation::kSilu:
-            return x / (1 + std::exp(-x));
-        case Activation::kTanh:
-            return std::tanh(x);
-    }
-    return NAN;
-}
-
-float small_integer() {
-    return std::floor(random_number() * 4);  // -4 to 3
-}
-
-template <class Out, class A, class B>
-struct Case {
-    MatmulProblem problem;
-    Extras extras;
-    Buffer<A> a;
-    Buffer<B> b;
-    Buffer<Out> bias, residual, before, y, pre;
-    std::vector<double> expected, expected_pre;
-
-    Case(const MatmulProblem& p, const Extras& e, size_t offset = 0)
-        : problem(p),
-          extras(e),
-          a(size_t(p.a_step ? p.batch * p.a_step : p.M * p.K), offset),
-          b(size_t(p.b_step ? p.batch * p.b_step : p.N * p.K), offset),
-          bias(size_t(p.N), offset),
-          residual(outputs(), offset),
-          before(outputs(), 0),
-          y(outputs(), offset),
-          pre(outputs(), offset) {
-        problem.accumulate = e.accumulate;
-    }
-    size_t outputs() const { return size_t(problem.batch * problem.M * problem.N); }
-
-    void generate(float (*number)()) {
-        a.generate(number), b.generate(number), bias.generate(number), residual.generate(number);
-        before.generate(number);
-        expected.resize(outputs()), expected_pre.resize(outputs());
-        for (size_t i = 0; i < outputs(); ++i) expect(i);
-    }
-    double product(int64_t matrix, int64_t m, int64_t n) const {
-        const MatmulProblem& p = problem;
-        const A* a_0 = a.data + matrix * p.a_step + (p.transpose_a ? m : m * p.K);
-        const B* b_0 = b.data + matrix * p.b_step + (p.transpose_b ? n * p.K : n);
-        double sum = 0;
-        for (int64_t k = 0; k < p.K; ++k)
-            sum +=
-                double(to_float(a_0[p.transpose_a ? k * p.M : k])) * double(to_float(b_0[p.transpose_b ? k : k * p.N]));
-        return sum;
-    }
-    void expect(size_t i) {
-        int64_t N = problem.N, M = problem.M, at = int64_t(i), n = at % N;
-        double value = product(at / (M * N), at / N % M, n);
-        if (extras.bias) value += double(to_float(bias.data[n]));
-        expected_pre[i] = value;
-        value = activated(extras.activation, value);
-        if (extras.residual) value += double(to_float(residual.data[i]));
-        if (extras.accumulate) value += double(to_float(before.data[i]));
-        expected[i] = value;
-    }
-    // What was there before: to be added to, or poison.
-    void reset() {
-        y.fill(NAN), pre.fill(NAN);
-        if (extras.accumulate) std::copy_n(before.data, outputs(), y.data);
-    }
-    MatmulEpilogue<Out> epilogue() const {
-        return {extras.bias ? bias.data : nullptr, extras.activation, extras.pre_activation ? pre.data : nullptr,
-                extras.residual ? residual.data : nullptr};
-    }
-};
-
-// `tolerance` 0: every value is the reference, rounded once to Out.
-template <class Out>
-void expect_close(Out found, double expected, double tolerance) {
-    if (tolerance == 0) {
-        EXPECT(to_float(found) == to_float(from_float<Out>(float(expected))));
-    } else {
-        double rounding = std::is_same_v<Out, bf16> ? std::fabs(expected) / 256 : 0;
-        EXPECT(std::fabs(to_float(found) - expected) <= tolerance + rounding);
-    }
-}
-
-template <class Out, class A, class B>
-void check(const Case<Out, A, B>& c, double tolerance) {
-    for (size_t i = 0; i < c.outputs(); ++i) {
-        expect_close(c.y.data[i], c.expected[i], tolerance);
-        if (c.extras.pre_activation) expect_close(c.pre.data[i], c.expected_pre[i], tolerance);
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 // variants
 
-enum class Variant { kSimtSmall, kSimtLarge, kSm80Small, kSm80Large, kSm90 };
+enum class Variant { kSimtSmall, kSimtLarge, kSm80Small, kSm80Large };
 const Cuda kCuda{nullptr, 90, 132, 227 * 1024};
-constexpr Variant kVariants[] = {Variant::kSimtSmall, Variant::kSimtLarge, Variant::kSm80Small, Variant::kSm80Large,
-                                 Variant::kSm90};
+constexpr Variant kVariants[] = {Variant::kSimtSmall, Variant::kSimtLarge, Variant::kSm80Small, Variant::kSm80Large};
 
 // Calls f with every variant that takes the case.
 template <class Out, class A, class B, class F>
-void for_variants(const Case<Out, A, B>& c, F&& f) {
+void for_variants(const Case<Out, A, B>&, F&& f) {
     for (Variant variant : kVariants) {
         bool simt = variant == Variant::kSimtSmall || variant == Variant::kSimtLarge;
-        if (simt == (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)) continue;
-        if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)
-            if (variant == Variant::kSm90 && !matmul_sm90_supports(c.a.data, c.b.data, c.problem)) continue;
-        f(variant);
+        if (simt != (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)) f(variant);
     }
 }
 
@@ -162,27 +27,12 @@ template <class Out, class A, class B>
 void run(Case<Out, A, B>& c, Variant variant) {
     c.reset();
     if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>) {
-        if (variant == Variant::kSm90) return matmul_sm90(kCuda, c.y.data, c.a.data, c.b.data, c.problem, c.epilogue());
         TileSize size = variant == Variant::kSm80Large ? TileSize::kLarge : TileSize::kSmall;
         matmul_sm80(kCuda, size, c.y.data, c.a.data, c.b.data, c.problem, c.epilogue());
     } else {
         TileSize size = variant == Variant::kSimtLarge ? TileSize::kLarge : TileSize::kSmall;
         matmul_simt(kCuda, size, c.y.data, c.a.data, c.b.data, c.problem, c.epilogue());
     }
-}
-
-MatmulProblem plain(int64_t M, int64_t N, int64_t K, int transposes) {
-    MatmulProblem p{1, M, N, K};
-    p.transpose_a = transposes & 1;
-    p.transpose_b = transposes & 2;
-    return p;
-}
-
-MatmulProblem batched(int64_t batch, MatmulProblem p, bool shared_a, bool shared_b) {
-    p.batch = batch;
-    if (!shared_a) p.a_step = p.M * p.K;
-    if (!shared_b) p.b_step = p.K * p.N;
-    return p;
 }
 
 template <class Out, class A, class B>
@@ -199,21 +49,6 @@ void check_integers(const MatmulProblem& problem, const Extras& extras, size_t o
 // tests
 
 constexpr int kTransposes = 4;
-
-// All in the plain build. The race detector needs no luck, and sanitizers look for the ends of tensors, which no policy
-// moves: there the extremes are enough.
-void for_policies_of_this_build(const std::function<void()>& body) {
-    if (!kAsan && !emu::race_detection()) return for_every_policy(body);
-    using emu::Landing, emu::Order;
-    const std::pair<Order, Landing> extremes[] = {{Order::kForward, Landing::kLate}, {Order::kRandom, Landing::kEarly}};
-    for (auto [order, landing] : extremes) {
-        emu::policy() = {};
-        emu::policy().order = order;
-        emu::policy().copies = emu::policy().math = landing;
-        body();
-    }
-    emu::policy() = {};
-}
 
 // More than one tile of every size in each direction, more steps than stages, the last of everything unfinished.
 TEST(matmul_bf16_under_every_policy) {
@@ -337,9 +172,6 @@ TEST(matmul_bits_do_not_depend_on_the_tile_or_the_other_rows) {
     EXPECT(std::memcmp(large.data(), whole.y.data, large.size() * 4) == 0);
     run(row, Variant::kSm80Small);
     EXPECT(std::memcmp(&large[129 * 144], row.y.data, 144 * 4) == 0);
-    run(whole, Variant::kSm90);
-    run(row, Variant::kSm90);
-    EXPECT(std::memcmp(whole.y.data + 129 * 144, row.y.data, 144 * 4) == 0);
 }
 
 TEST(matmul_has_no_bank_conflicts) {
@@ -353,22 +185,6 @@ TEST(matmul_has_no_bank_conflicts) {
             EXPECT(emu::statistics().bank_conflicts == 0);
         });
     }
-}
-
-TEST(matmul_sm90_refuses_what_tma_cannot_describe) {
-    Buffer<bf16> a(64 * 64, 0), b(64 * 64, 0);
-    auto takes = [&](MatmulProblem p, const bf16* a_data) { return matmul_sm90_supports(a_data, b.data, p); };
-    EXPECT(takes(plain(64, 64, 64, 0), a.data));
-    EXPECT(takes(plain(63, 61, 64, 2), a.data));   // both K-major: M and N do not matter
-    EXPECT(!takes(plain(64, 64, 0, 2), a.data));   // no steps
-    EXPECT(!takes(plain(64, 64, 63, 2), a.data));  // rows off 16 bytes: of both,
-    EXPECT(!takes(plain(61, 64, 64, 3), a.data));  // of a,
-    EXPECT(!takes(plain(64, 61, 64, 0), a.data));  // of b
-    EXPECT(!takes(plain(64, 64, 64, 0), a.data + 1));
-    MatmulProblem p = plain(8, 8, 8, 0);
-    p.batch = 2;
-    p.a_step = 68;
-    EXPECT(!takes(p, a.data));
 }
 
 }  // namespace
