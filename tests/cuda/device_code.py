@@ -132,7 +132,8 @@ def compile_source(source: Path, target: str) -> dict:
 def key_of(source: Path, target: str) -> str:
     """Changes with the source, with every header it could include, with nvcc and with how it is called."""
     digest = hashlib.sha256()
-    headers = (p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cuh"))
+    folders = ROOT / "csrc", ROOT / "benchmarks" / "ladder"
+    headers = (p for folder in folders for p in folder.rglob("*") if p.suffix in (".h", ".cuh"))
     for path in [source, *sorted(headers), Path(__file__)]:
         digest.update(str(path).encode() + path.read_bytes())
     digest.update(subprocess.run([NVCC, "--version"], capture_output=True, check=True).stdout + target.encode())

@@ -14,8 +14,10 @@ from tests.cuda.hot_kernels import HOT_KERNELS, LOCAL_MEMORY
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+LADDER = sorted((ROOT / "benchmarks" / "ladder").glob("multiply_*.cu"))
 # What needs wgmma and TMA is compiled for 90a only, as in cmake/cuda.cmake.
 COMPILATIONS = [(p, t) for p in SOURCES for t in ("80", "90a") if t == "90a" or not p.stem.endswith("_sm90")]
+COMPILATIONS += [(p, "90a") for p in LADDER]
 
 
 @pytest.mark.parametrize("source, target", COMPILATIONS, ids=[f"{p.stem}-{t}" for p, t in COMPILATIONS])
@@ -48,7 +50,7 @@ def test_every_hot_kernel_exists(target):
 
 def test_host_code_compiles_with_the_toolkit(tmp_path):
     """csrc/cuda/*.cpp is compiled against the emulator's API everywhere else."""
-    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cpp")):
+    for source in [*sorted((ROOT / "csrc" / "cuda").glob("*.cpp")), ROOT / "benchmarks" / "ladder" / "run.cu"]:
         command = [*COMPILER, *FLAGS, "-c", "-I", str(ROOT / "csrc"), str(source), "-o", str(tmp_path / "host.o")]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{source.name}: {(result.stdout + result.stderr)[-4000:]}"
