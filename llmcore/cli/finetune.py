@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +53,9 @@ class FinetuneOptions(CommonOptions):
 
     validation_fraction: float = 0.1
     """Part of the rows that validates, if there is no validation_file; 0 for none."""
+
+    near_duplicates: bool = True
+    """Keep rows that are nearly the same on one side of that split."""
 
     task: str | None = None
     """causal-lm, masked-lm, sequence-classification, regression or token-classification; None lets the rows decide."""
@@ -114,7 +115,9 @@ def _train(options: FinetuneOptions, args: Any) -> int:
     if options.validation_file:
         train, validation = rows, read_rows(options.validation_file)
     else:
-        train, validation = split_rows(rows, options.validation_fraction)
+        train, validation, notes = split_rows(rows, options.validation_fraction, options.near_duplicates)
+        for note in notes:
+            remark(f"data: {note}")
     tokenizer = Tokenizer.from_pretrained(options.model)
     model = _model(options, task, shape)
     trainer = Trainer(
@@ -132,8 +135,8 @@ def _train(options: FinetuneOptions, args: Any) -> int:
         return 128 + signal.Signals[trainer.stop_reason]
     if trainer.stop_reason is not None:
         remark(f"stopped early: {trainer.stop_reason}")
+    trainer.save_model()  # before what takes time again
     evaluation = trainer.evaluate() if validation else {}
-    trainer.save_model()
     result = {
         "output_dir": args.output_dir,
         "task": task,
@@ -212,16 +215,34 @@ def _metrics(task: str) -> Any:
     return None
 
 
-def split_rows(rows: Sequence[dict[str, Any]], fraction: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(train, validation). A row's side is a function of what is in it, so equal rows are on one side, and rows that
-    are added later move no others."""
+def split_rows(
+    rows: Sequence[dict[str, Any]], fraction: float, near_duplicates: bool = True
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """(train, validation, remarks). A row's side is a function of the text in it, so equal rows are on one side, and
+    rows that are added later move no others; with `near_duplicates` also those that are nearly equal are together."""
+    from llmcore.data.split import places_of_near_duplicates, rank
+
+    texts = [" ".join(_strings(row)) for row in rows]
+    notes: list[str] = []
+    places = places_of_near_duplicates(texts, fraction, notes, "rows") if near_duplicates and fraction else {}
     sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for row in rows:
-        text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
-        sides[zlib.crc32(text.encode("utf-8", "replace")) < fraction * 2**32].append(row)
+    for row, text in zip(rows, texts, strict=True):
+        place = rank(text)
+        sides[places.get(place, place) < fraction].append(row)
     if not sides[0]:
-        return sides[1], []
-    return sides
+        return sides[1], [], notes
+    return *sides, notes
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text in a row, however deep."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [text for part in value for text in _strings(part)]
 
 
 def _with_evaluation(args: Any, given: tuple[str, ...], has_validation: bool) -> Any:

@@ -36,6 +36,9 @@ class PrepareOptions(CommonOptions):
     validation_fraction: float = 0.05
     """Part of the documents that validate, if there is no validation_file."""
 
+    near_duplicates: bool = True
+    """Keep documents that are nearly the same on one side of the split; reads the text once more."""
+
     text_field: str = "text"
     """Field of JSON lines that holds the text."""
 
@@ -63,6 +66,7 @@ def main(argv: list[str]) -> None:
             vocab_size=choice.vocab_size,
             validation_fraction=options.validation_fraction,
             validation_sources=options.validation_file or None,
+            near_duplicates=options.near_duplicates,
             text_field=options.text_field,
             on_error=options.on_error,
         )

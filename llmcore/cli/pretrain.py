@@ -57,6 +57,9 @@ class PretrainOptions(CommonOptions):
     vocab_size: int | None = None
     """Entries of a bpe vocabulary; None lets the size of the text decide."""
 
+    near_duplicates: bool = True
+    """Keep documents that are nearly the same on one side of the split; reads the text once more."""
+
     text_field: str = "text"
     """Field of JSON lines that holds the text."""
 

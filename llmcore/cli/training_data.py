@@ -37,6 +37,7 @@ class DataRequest:
     validation_fraction: float = 0.05
     tokenizer: str | None = None
     vocab_size: int | None = None
+    near_duplicates: bool = True
     text_field: str = "text"
     reuse: bool = False  # a run that goes on takes the tokens that it began with
 
@@ -93,6 +94,7 @@ def _prepare(request: DataRequest, folder: Path) -> None:
             vocab_size=choice.vocab_size,
             validation_fraction=request.validation_fraction,
             validation_sources=request.validation_file or None,
+            near_duplicates=request.near_duplicates,
             text_field=request.text_field,
         )
 

@@ -18,7 +18,7 @@ from llmcore.data.report import DataReport, report_shards
 from llmcore.data.shard_writer import ShardWriter
 from llmcore.data.shards import open_shard
 from llmcore.data.sources import STDIN, expand_sources
-from llmcore.data.split import TRAIN, VALIDATION, split_documents
+from llmcore.data.split import TRAIN, VALIDATION, cut_if_few, places_of_near_duplicates, split_documents
 from llmcore.data.tokenizer import Tokenizer
 from llmcore.data.vocabularies import byte_tokenizer, char_tokenizer, train_bpe
 from llmcore.errors import ConfigError, DataError
@@ -40,6 +40,7 @@ def prepare(
     vocab_size: int = 8192,
     validation_fraction: float = 0.05,
     validation_sources: Sources | None = None,
+    near_duplicates: bool = True,
     text_field: str = "text",
     on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int], None] | None = None,
@@ -48,6 +49,7 @@ def prepare(
 
     `tokenizer`: a Tokenizer, a folder with one, or "bpe" (trained on the training text, `vocab_size` entries), "byte",
     "char". `validation_fraction` of the documents validate, by a hash of their text (see `split`); 0 for none.
+    `near_duplicates`: those of a document are on its side, for which the text is read once more.
     `validation_sources` are validation text of their own; then all of `sources` trains. `progress` is called with the
     bytes of each batch. Every document is followed by the end-of-text token; text that spells a special token is
     encoded as plain characters. Raises DataError, ConfigError. Where it raises, files of an earlier run are as they
@@ -56,12 +58,19 @@ def prepare(
     if not 0 <= validation_fraction < 1:
         raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}.")
     read, notes = ReadStatistics(), []
+    places: dict[float, float] = {}
+    if near_duplicates and validation_sources is None and validation_fraction:
+        if STDIN in expand_sources(sources):
+            notes.append("Standard input can be read only once: near-duplicates were not looked for.")
+        else:
+            documents = cut_if_few(read_documents(sources, text_field=text_field, on_error=on_error), [])
+            places = places_of_near_duplicates((d.text for d in documents), validation_fraction, notes)
 
     def stream(statistics: ReadStatistics, remarks: list[str]) -> Iterator[tuple[str, Document]]:
         options = {"text_field": text_field, "on_error": on_error, "statistics": statistics}
         training = read_documents(sources, **options)
         if validation_sources is None:
-            return split_documents(training, validation_fraction, remarks)
+            return split_documents(training, validation_fraction, remarks, places)
         return _both(training, read_documents(validation_sources, **options))
 
     if not isinstance(tokenizer, Tokenizer):
