@@ -1,7 +1,7 @@
 """How much memory a training run will take, said before step 1, and what would make it fit.
 
 Weights, gradients and optimizer state are exact: they are the flat buffers of `llmcore.optim`. Activations are
-counted from what the Functions of the model save for the backward pass.
+counted, architecture by architecture, in `activation_counts`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from llmcore import _core
 from llmcore.errors import OutOfMemoryError
 from llmcore.machine import is_gpu
+from llmcore.training.activation_counts import ACTIVATIONS, block_size
 
 # float32 values of state per parameter, and the same with momentum where it is optional
 _STATES = {"adamw": 2, "adam": 2, "sgd": 0, "rmsprop": 1}
@@ -68,6 +69,7 @@ def plan_memory(
     bf16: bool = False,
     stochastic_rounding: bool = False,
     activation_checkpointing: bool = False,
+    predicts_words: bool = True,
     device: str = "cpu",
     available: int | None = None,
 ) -> MemoryPlan:
@@ -80,6 +82,7 @@ def plan_memory(
         optim, momentum: the optimizer, and whether it keeps a momentum buffer besides.
         bf16: weights and activations in bfloat16, then with float32 master weights unless `stochastic_rounding`.
         activation_checkpointing: only the inputs of blocks are kept.
+        predicts_words: the head gives scores of the vocabulary, and not of a few classes.
         available: bytes that may be used; None asks the machine.
     """
     element = 2 if bf16 else 4
@@ -92,7 +95,9 @@ def plan_memory(
     # frozen weights stay where they are; the buffers of an adapter are small, and their split does not matter
     groups = [num_parameters - num_frozen] if num_frozen else _flat_groups(config, num_parameters)
     count = ACTIVATIONS.get(getattr(config, "model_type", ""))
-    activations, workspace = count(config, element=element, on_gpu=is_gpu(device), **sizes) if count else (None, 0)
+    activations, workspace = (None, 0)
+    if count is not None:
+        activations, workspace = count(config, element=element, words=predicts_words, on_gpu=is_gpu(device), **sizes)
     return MemoryPlan(
         weights=num_frozen * element + sum(block_size(size * element) for size in groups),
         gradients=sum(block_size(size * 4) for size in groups),
@@ -105,63 +110,12 @@ def plan_memory(
     )
 
 
-def block_size(nbytes: int) -> int:
-    """What the allocator takes for a request: a power of two up to 1 MiB, then steps of an eighth of the one below."""
-    power = 1 << max(0, nbytes - 1).bit_length()
-    if power <= 1 << 20:
-        return power
-    step = power >> 4
-    return -(-nbytes // step) * step
-
-
 def _flat_groups(config: Any, num_parameters: int) -> list[int]:
     """Elements of the optimizer's two buffers, with and without weight decay; one where the split is not known."""
     if not hasattr(config, "dimensions") or config.dimensions().parameters != num_parameters:
         return [num_parameters]  # another model than the one with the head that `dimensions` describes
     undecayed = config.dimensions().without_weight_decay
     return [num_parameters - undecayed, undecayed]
-
-
-def _gpt2_activations(
-    config: Any, batch_size: int, sequence_length: int, element: int, activation_checkpointing: bool, on_gpu: bool
-) -> tuple[int, int]:
-    """(kept for the backward pass, transient) in bytes, block by block as the allocator hands them out.
-
-    A layer keeps per token two residual sums, two norms' outputs and the attention's output (5 C), q k v (3 C), the
-    MLP's hidden layer before and after the activation (2 inner), and the statistics of norms and attention in float32.
-    """
-    rows, C, layers = batch_size * sequence_length, config.n_embd, config.n_layer
-    inner = config.n_inner or 4 * C
-
-    def held(width: int, size: int = element) -> int:
-        return block_size(rows * width * size)
-
-    layer = 5 * held(C) + held(3 * C) + 2 * held(inner) + 4 * held(1, 4) + held(config.n_head, 4)
-    # backward through an MLP: gradients of hidden layer and input; or a chunk of logits in float32, and of their
-    # gradients, which take the logits' place if they are float32, too
-    backward = 2 * held(inner) + 2 * held(C)
-    chunk = _chunk_rows(rows, config.vocab_size, on_gpu) * config.vocab_size
-    logits = block_size(chunk * 4) + (block_size(chunk * element) if element < 4 else 0)
-    if activation_checkpointing:
-        # the inputs of the blocks (the first has one), a gradient, and one layer that is computed again; that is not
-        # there yet while the logits are, but the last norm's input and output are
-        kept = 2 * layers * held(C) + 4 * held(1, 4) + layer
-        return kept, max(backward, logits + 2 * held(C) - layer)
-    # embedding, last residual sum, last norm, and the loss's gradient, which is computed in the forward pass
-    kept = 4 * held(C) + 4 * held(1, 4) + layers * layer
-    return kept, max(backward, logits)
-
-
-def _chunk_rows(rows: int, vocabulary: int, on_gpu: bool) -> int:
-    """Rows of a chunk of logits, as csrc/ops/cross_entropy.cpp chooses them."""
-    good = 8192 if on_gpu else max(256, (1 << 20) // vocabulary)
-    most = min(max((1 << (28 if on_gpu else 24)) // vocabulary, 1), good)
-    chunks = max(-(-rows // most), 1)
-    return max(-(-rows // chunks), 1)
-
-
-# model_type -> count of activations
-ACTIVATIONS: dict[str, Callable[..., tuple[int, int]]] = {"gpt2": _gpt2_activations}
 
 
 def available_memory(device: str = "cpu") -> int:

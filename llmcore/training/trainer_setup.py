@@ -20,7 +20,7 @@ from llmcore.nn import Module
 from llmcore.optim import Optimizer, create_optimizer
 from llmcore.training import callbacks as callback_module
 from llmcore.training.arguments import TrainingArguments
-from llmcore.training.batches import accepted_arguments, make_loader, shifts_labels, task_of
+from llmcore.training.batches import accepted_arguments, make_loader, predicts_words, shifts_labels, task_of
 from llmcore.training.callbacks import CallbackHandler, TrainerCallback, TrainerControl, TrainerState
 from llmcore.training.memory_plan import MemoryPlan, available_memory, plan_memory, refuse
 from llmcore.training.metrics_log import MetricsFileCallback, TensorBoardCallback
@@ -305,6 +305,7 @@ class TrainerSetup:
             momentum="momentum" in (args.optim_args or ""),
             stochastic_rounding="stochastic_rounding=true" in (args.optim_args or "").lower(),
             bf16=dtype == _core.DType.bfloat16,
+            predicts_words=predicts_words(self.model) or task_of(self.model) is None,
             device=self._device(),
             available=available if limit is None else min(available, limit),
             **{**settings, **changes},

@@ -9,7 +9,16 @@ import pytest
 
 from llmcore import _core
 from llmcore.errors import OutOfMemoryError
-from llmcore.models import GPT2Config, GPT2LMHeadModel
+from llmcore.models import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 from llmcore.optim import AdamW
 from llmcore.training import memory_plan
 from llmcore.training.memory_plan import MemoryPlan, available_memory, plan_memory, refuse
@@ -102,18 +111,26 @@ def test_available_memory_obeys_the_cgroup(tmp_path, monkeypatch):
 def test_plan_is_within_five_per_cent_of_the_measured_peak(sizes, batch_size, length, checkpointing, bf16):
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     config = GPT2Config(n_positions=256, **{**dropout, **sizes})
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length))
+    inputs = dict(input_ids=ids, labels=ids, num_items_in_batch=batch_size * (length - 1))
+    measured, planned = measure(GPT2LMHeadModel, config, inputs, bf16, checkpointing)
+    assert planned.total == pytest.approx(measured, rel=0.05), planned.render()
+
+
+def measure(kind, config, inputs, bf16, checkpointing=False):
+    """(peak of a training step, its plan)"""
     gc.collect()
     before = _core.memory_stats("cpu")["allocated"]
-    model = GPT2LMHeadModel(config, dtype=_core.DType.bfloat16 if bf16 else _core.DType.float32)
+    model = kind(config, dtype=_core.DType.bfloat16 if bf16 else _core.DType.float32)
     model.activation_checkpointing = checkpointing
     optimizer = AdamW(model)
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length))
     model.train()
     for _ in range(2):
         _core.reset_peak_memory("cpu")
-        model(ids, ids, num_items_in_batch=batch_size * (length - 1)).loss.backward()
+        model(**inputs).loss.backward()
         optimizer.step()
     measured = _core.memory_stats("cpu")["peak_allocated"] - before
+    batch_size, length = inputs["input_ids"].shape
     planned = plan_memory(
         config,
         model.num_parameters(),
@@ -121,6 +138,58 @@ def test_plan_is_within_five_per_cent_of_the_measured_peak(sizes, batch_size, le
         sequence_length=length,
         bf16=bf16,
         activation_checkpointing=checkpointing,
+        predicts_words="SequenceClassification" not in kind.__name__,
         available=1 << 40,
     )
+    return measured, planned
+
+
+LLAMA = LlamaConfig(
+    vocab_size=512,
+    hidden_size=128,
+    intermediate_size=352,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    max_position_embeddings=256,
+)
+GROUPED = LLAMA.replace(
+    vocab_size=8000, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=8, head_dim=None
+).replace(num_key_value_heads=4, tie_word_embeddings=True)
+BERT = BertConfig(
+    vocab_size=512,
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=512,
+    max_position_embeddings=256,
+)
+WIDE = BERT.replace(vocab_size=8000, hidden_size=192, num_hidden_layers=6, num_attention_heads=8, intermediate_size=768)
+
+
+@pytest.mark.parametrize(
+    "kind, config, shape, bf16, checkpointing",
+    [
+        (LlamaForCausalLM, GROUPED, (4, 200), False, False),
+        (LlamaForCausalLM, GROUPED, (4, 200), True, True),
+        (LlamaForCausalLM, LLAMA, (8, 128), False, True),
+        (LlamaForCausalLM, LLAMA, (8, 128), True, False),
+        (LlamaForSequenceClassification, LLAMA.replace(pad_token_id=0), (8, 128), False, False),
+        (BertForMaskedLM, WIDE, (4, 200), False, False),
+        (BertForMaskedLM, WIDE, (4, 200), True, True),
+        (BertForMaskedLM, BERT, (8, 128), False, True),
+        (BertForMaskedLM, BERT, (8, 128), True, False),
+        (BertForSequenceClassification, BERT, (8, 128), False, False),
+    ],
+)
+def test_llama_and_bert(kind, config, shape, bf16, checkpointing):
+    ids = np.random.default_rng(0).integers(1, config.vocab_size, shape)
+    inputs = {"input_ids": ids, "labels": ids}
+    if kind is LlamaForCausalLM:
+        inputs["num_items_in_batch"] = ids[:, 1:].size
+    elif kind is BertForMaskedLM:
+        inputs["labels"] = np.where(np.arange(ids.size) < 0.15 * ids.size, ids.reshape(-1), -100).reshape(shape)
+    else:
+        inputs["labels"] = np.zeros(len(ids), np.int64)
+    measured, planned = measure(kind, config, inputs, bf16, checkpointing)
+    assert planned.activations is not None
     assert planned.total == pytest.approx(measured, rel=0.05), planned.render()
