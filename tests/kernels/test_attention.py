@@ -258,6 +258,23 @@ def test_dropout_draws_the_philox_mask(Tq, Tk, dtype, device):
     assert generator.state()["index"] == 2
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_a_replayed_graph_draws_the_masks_of_its_own_step(dtype, device):
+    """What kernels add to their offsets while a graph is replayed, forward and backward; nothing on the CPU."""
+    case, shift = Case(B=1, Tq=5, Tk=9), 0 if device == "cpu" else 5 << 20
+    kept = keep_mask(7, (3 << 20) + shift, 2 * 5 * 9, 0.5).reshape(1, 2, 5, 9)
+    case.keep = kept / 0.5
+    generator = Generator(7)
+    generator.step = 3
+    if device != "cpu":
+        _core.set_random_shift(shift, device)
+    try:
+        check(case, dtype, device, dropout_p=0.5, generator=generator)
+    finally:
+        if device != "cpu":
+            _core.set_random_shift(0, device)
+
+
 def test_dropout_without_a_generator_or_with_p_zero_changes_nothing():
     case = Case(Tq=9, Tk=9)
     tensors = [leaf(x) for x in case.inputs(FLOAT32)[:3]]
