@@ -12,7 +12,7 @@ using namespace llmcore;
 namespace {
 
 constexpr int kTransposes = 4;
-const Cuda kCuda{nullptr, 90, 3, 227 * 1024};  // three blocks alone, or one cluster
+const Cuda kCuda{nullptr, 90, 2, 227 * 1024};  // two blocks alone, or one cluster
 
 // Floats that a stream may clear; poisoned, and of exactly this size.
 struct Workspace {
@@ -50,21 +50,21 @@ void check_integers(const MatmulChoice& choice, const MatmulProblem& problem, co
     check(c, 0);
 }
 
-// Two tiles and a bit across, more than one down, so that no block has the same number of them.
-MatmulProblem few_tiles(MatmulDesign design, int64_t K, int transposes) {
-    return plain(136, block_of(design).N + 40, K, transposes);
+// One tile and a bit down, `across` and a bit across.
+MatmulProblem few_tiles(MatmulDesign design, int64_t K, int transposes, int across = 1) {
+    return plain(136, across * block_of(design).N + 40, K, transposes);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // products
 
-// More steps than stages, the last of everything unfinished.
+// More steps than stages, the last of everything unfinished, and so many tiles that either consumer comes to a second.
 TEST(matmul_sm90_under_every_policy) {
     int turn = 0;
     for (MatmulDesign design : kMatmulDesigns) {
         std::vector<Case<bf16, bf16, bf16>> cases;
         for (int transposes = 0; transposes < kTransposes; ++transposes) {
-            cases.emplace_back(few_tiles(design, 328, transposes), Extras{});
+            cases.emplace_back(few_tiles(design, 328, transposes, 2), Extras{});
             cases.back().generate(small_integer);
         }
         for_policies_of_this_build([&] {
