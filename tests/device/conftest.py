@@ -3,6 +3,8 @@ emulated GPU; on a machine with a GPU they run on that."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llmcore import _core
@@ -23,7 +25,7 @@ WHY_NOT = _why_not()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "/device/" in item.path.as_posix():
+        if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cuda)
             if WHY_NOT is not None:
                 item.add_marker(pytest.mark.skip(reason=WHY_NOT))
