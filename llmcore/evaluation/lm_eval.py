@@ -157,7 +157,7 @@ class HarnessLM(TemplateLM):
             ids[number, : len(row)] = row
             places.append(number * ids.shape[1] + np.arange(len(row) - len(continuation), len(row)))
         device = self.model.device
-        x = self.model.hidden_states(_core.from_numpy(ids, device=device), None, None, None, None)  # (B, T, C)
+        x = self.model.base_model(_core.from_numpy(ids, device=device), None, None, None, None)  # (B, T, C)
         x = F.view(x, (-1, x.shape[-1]))
         targets = np.concatenate([np.asarray(continuation, np.int64) for _, continuation in rows])
         likelihoods, greedy = self._targets(x, np.concatenate(places).astype(np.int32), targets)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmcore import _core
+from llmcore import _core, nn
 from llmcore import functional as F
 from llmcore.autograd import Tensor
 from llmcore.generation import GenerationConfig, GenerationMixin
 from llmcore.inference import inference
 from llmcore.labels import IGNORE_INDEX
 from llmcore.models.cache import KVCache
-from llmcore.models.config import ModelConfig
 from llmcore.models.decoder import Decoder
 from llmcore.models.inputs import (
     DeviceBatch,
@@ -28,17 +28,25 @@ from llmcore.models.inputs import (
 from llmcore.models.outputs import CausalLMOutput
 from llmcore.models.packed import Documents, find_documents
 from llmcore.models.pretrained import Model
+from llmcore.nn.layers import Initializer
 
 
 class CausalLM(Decoder, GenerationMixin):
-    """A decoder and its head. A subclass has `head_weight`, `hidden_states` and `new_cache`.
+    """A decoder that predicts tokens. A subclass has `new_cache`."""
 
-    `generation_config` travels in generation_config.json.
-    """
+    lm_head: nn.Linear | None  # None where the head's weight is the token embedding's
 
-    def __init__(self, config: ModelConfig, seed: int):
-        super().__init__(config, seed)
-        self.generation_config = GenerationConfig.from_model_config(config)
+    def add_head(self, init: Initializer) -> None:
+        config: Any = self.config
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            width, std = config.dimensions().width, config.initializer_range
+            self.lm_head = nn.Linear(init, "lm_head", width, config.vocab_size, std=std, bias=False)
+
+    @functools.cached_property
+    def generation_config(self) -> GenerationConfig:
+        """What `generate` does unless a call says otherwise; it travels in generation_config.json."""
+        return GenerationConfig.from_model_config(self.config)
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path, *arguments: Any, **options: Any) -> Model:
@@ -56,7 +64,7 @@ class CausalLM(Decoder, GenerationMixin):
     @property
     def head_weight(self) -> Tensor:
         """(V, C)"""
-        raise NotImplementedError
+        return self.get_input_embeddings().weight if self.lm_head is None else self.lm_head.combined_weight()
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
@@ -145,7 +153,7 @@ class CausalLM(Decoder, GenerationMixin):
     def _inputs(
         self, input_ids: Any, attention_mask: Any, position_ids: Any, past: KVCache | None
     ) -> tuple[_core.Tensor, Positions | None, _core.Tensor | Documents | None]:
-        """Ids, positions and lengths (or documents) as `hidden_states` takes them."""
+        """Ids, positions and lengths (or documents) as `base_model` takes them."""
         ids = as_ids(input_ids, self.device)
         self.check_length(ids.shape[1] + (past.length if past else 0))
         if past is not None:
@@ -167,7 +175,7 @@ class CausalLM(Decoder, GenerationMixin):
         past: KVCache | None,
     ) -> Tensor:
         recompute = self.generator if self.activation_checkpointing and self.training and past is None else None
-        return self.hidden_states(ids, positions, lengths, past, recompute)
+        return self.base_model(ids, positions, lengths, past, recompute)
 
     def _loss(self, x: Tensor, targets: _core.Tensor, num_items: int | None, label_smoothing: float) -> Tensor:
         return F.linear_cross_entropy(
@@ -188,7 +196,7 @@ class CausalLM(Decoder, GenerationMixin):
         ids = as_ids(input_ids, self.device)
         self.check_length(ids.shape[1])
         with inference(self):
-            x = self.hidden_states(ids, None, None, None, None)
+            x = self.base_model(ids, None, None, None, None)
             targets = next_token_targets(input_ids if labels is None else labels, ids.shape, ids.device)
             rows = x.data.view((-1, x.shape[-1]))
             losses = _core.linear_cross_entropy_per_token(rows, self.head_weight.data, targets, IGNORE_INDEX)

@@ -20,16 +20,15 @@ from llmcore.nn.layers import Initializer
 class DecoderForSequenceClassification(Decoder):
     """A decoder whose state at a row's last token is scored: `num_labels` classes, or a number (`num_labels=1`).
 
-    The last token is the rightmost one that is not `config.pad_token_id`, as in transformers. A subclass has its
-    decoder made before it calls `add_head`.
+    The last token is the rightmost one that is not `config.pad_token_id`, as in transformers.
     """
 
     new_heads: ClassVar[tuple[str, ...]] = ("score.",)
 
-    def add_head(self, init: Initializer, width: int) -> None:
-        """Makes `score`, the layer from a state to the scores."""
-        std = self.config.initializer_range  # type: ignore[attr-defined]
-        self.score = nn.Linear(init, "score", width, self.config.num_labels, std=std, bias=False)
+    def add_head(self, init: Initializer) -> None:
+        config: Any = self.config
+        width, std = config.dimensions().width, config.initializer_range
+        self.score = nn.Linear(init, "score", width, config.num_labels, std=std, bias=False)
 
     def first_value(self, name: str) -> _core.Tensor:
         std = self.config.initializer_range  # type: ignore[attr-defined]
@@ -59,7 +58,7 @@ class DecoderForSequenceClassification(Decoder):
         positions = None if position_ids is None else positions_of(ids.shape, position_ids, None, ids.device)
         lengths = None if attention_mask is None else key_lengths(attention_mask, ids.shape, ids.device)
         recompute = self.generator if self.activation_checkpointing and self.training else None
-        x = self.hidden_states(ids, positions, lengths, None, recompute)  # (B, T, C)
+        x = self.base_model(ids, positions, lengths, None, recompute)  # (B, T, C)
         logits = self.score(rows_of(x, last))  # (B, num_labels)
         loss = None if labels is None else sequence_loss(logits, labels, self.config)
         return ClassifierOutput(loss, logits)

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from llmcore import _core, nn
 from llmcore.autograd import Generator, Tensor, checkpoint
 from llmcore.errors import ConfigError
-from llmcore.models.cache import KVCache
-from llmcore.models.inputs import Positions
-from llmcore.models.packed import Documents
+from llmcore.models.config import ModelConfig
 from llmcore.models.pretrained import PreTrainedModel
+from llmcore.nn.layers import Initializer
 
 
 class Decoder(PreTrainedModel):
-    """A model whose tokens see those before them. A subclass has `hidden_states`."""
+    """A model whose tokens see those before them: the blocks, which are `base_model`, and a head.
 
+    `base_model(ids, positions, lengths, past, checkpoint_with)` takes ids (B, T), positions or None for 0 .. T-1,
+    lengths (B) or the documents of packed rows, a cache or None, and the generator of dropout if blocks are to be
+    recomputed in the backward pass; it gives what the head sees, (B, T, C).
+    """
+
+    base_model_class: ClassVar[Callable[..., nn.Module]]
+    base_model_prefix: ClassVar[str]  # the attribute that holds it, and the first part of its parameters' names
     limit_field: ClassVar[str] = "max_position_embeddings"  # the field of the config that limits the length
 
-    def hidden_states(
+    def __init__(
         self,
-        ids: _core.Tensor,
-        positions: Positions | None,
-        lengths: _core.Tensor | Documents | None,
-        past: KVCache | None,
-        checkpoint_with: Generator | None,
-    ) -> Tensor:
-        """ids (B, T), positions or None for 0 .. T-1, lengths (B) or the documents of packed rows -> what the
-        head sees, (B, T, C)."""
+        config: ModelConfig,
+        seed: int = 42,
+        dtype: _core.DType = _core.DType.float32,
+        device: str = "cpu",
+        initialize: bool = True,
+    ):
+        super().__init__(config, seed)
+        init = Initializer(seed if initialize else None, dtype, device)
+        prefix = self.base_model_prefix
+        setattr(self, prefix, self.base_model_class(config, init, prefix, self.generator))
+        self.add_head(init)
+
+    def add_head(self, init: Initializer) -> None:
+        """Makes the layers that stand on `base_model`."""
+        raise NotImplementedError
+
+    @property
+    def base_model(self) -> Any:
+        """Everything but the head."""
+        return getattr(self, self.base_model_prefix)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The layer that makes vectors of token ids."""
         raise NotImplementedError
 
     def check_length(self, length: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -213,19 +214,14 @@ class GPT2PreTrainedModel(Decoder):
     """What GPT-2 with either head shares."""
 
     config_class: ClassVar[type[ModelConfig]] = GPT2Config
+    base_model_class: ClassVar[Callable[..., nn.Module]] = GPT2Model
+    base_model_prefix: ClassVar[str] = "transformer"
     limit_field: ClassVar[str] = "n_positions"
     config: GPT2Config
     transformer: GPT2Model
 
-    def hidden_states(
-        self,
-        ids: _core.Tensor,
-        positions: Positions | None,
-        lengths: _core.Tensor | Documents | None,
-        past: KVCache | None,
-        checkpoint_with: Generator | None,
-    ) -> Tensor:
-        return self.transformer(ids, positions, lengths, past, checkpoint_with)
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.transformer.wte
 
     def rename(self, weights: Any) -> dict[str, np.ndarray]:
         """The first publications have no `transformer.` prefix, carry the masks as buffers, the tied head twice. A head
@@ -252,26 +248,6 @@ class GPT2LMHeadModel(GPT2PreTrainedModel, CausalLM):
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
 
-    def __init__(
-        self,
-        config: GPT2Config,
-        seed: int = 42,
-        dtype: _core.DType = _core.DType.float32,
-        device: str = "cpu",
-        initialize: bool = True,
-    ):
-        super().__init__(config, seed)
-        init = Initializer(seed if initialize else None, dtype, device)
-        self.transformer = GPT2Model(config, init, "transformer", self.generator)
-        self.lm_head: nn.Linear | None = None
-        if not config.tie_word_embeddings:
-            std = config.initializer_range
-            self.lm_head = nn.Linear(init, "lm_head", config.n_embd, config.vocab_size, std=std, bias=False)
-
-    @property
-    def head_weight(self) -> Tensor:
-        return self.transformer.wte.weight if self.lm_head is None else self.lm_head.combined_weight()
-
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
         config = self.config
@@ -280,19 +256,6 @@ class GPT2LMHeadModel(GPT2PreTrainedModel, CausalLM):
 
 class GPT2ForSequenceClassification(GPT2PreTrainedModel, DecoderForSequenceClassification):
     """GPT-2 that classifies rows, or gives each a number (`num_labels=1`). Arguments as for `GPT2LMHeadModel`."""
-
-    def __init__(
-        self,
-        config: GPT2Config,
-        seed: int = 42,
-        dtype: _core.DType = _core.DType.float32,
-        device: str = "cpu",
-        initialize: bool = True,
-    ):
-        super().__init__(config, seed)
-        init = Initializer(seed if initialize else None, dtype, device)
-        self.transformer = GPT2Model(config, init, "transformer", self.generator)
-        self.add_head(init, config.n_embd)
 
 
 def _residual_std(config: GPT2Config) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -315,18 +316,13 @@ class LlamaPreTrainedModel(Decoder):
     """What Llama with either head shares."""
 
     config_class: ClassVar[type[ModelConfig]] = LlamaConfig
+    base_model_class: ClassVar[Callable[..., nn.Module]] = LlamaModel
+    base_model_prefix: ClassVar[str] = "model"
     config: LlamaConfig
     model: LlamaModel
 
-    def hidden_states(
-        self,
-        ids: _core.Tensor,
-        positions: Positions | None,
-        lengths: _core.Tensor | Documents | None,
-        past: KVCache | None,
-        checkpoint_with: Generator | None,
-    ) -> Tensor:
-        return self.model(ids, positions, lengths, past, checkpoint_with)
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.embed_tokens
 
     def check_length(self, length: int) -> None:
         """As for every decoder, but "dynamic" positions are made for sequences of any length."""
@@ -355,26 +351,6 @@ class LlamaForCausalLM(LlamaPreTrainedModel, CausalLM):
         initialize: False leaves the weights undefined, for a caller who loads them.
     """
 
-    def __init__(
-        self,
-        config: LlamaConfig,
-        seed: int = 42,
-        dtype: _core.DType = _core.DType.float32,
-        device: str = "cpu",
-        initialize: bool = True,
-    ):
-        super().__init__(config, seed)
-        init = Initializer(seed if initialize else None, dtype, device)
-        self.model = LlamaModel(config, init, "model", self.generator)
-        self.lm_head: nn.Linear | None = None
-        if not config.tie_word_embeddings:
-            std = config.initializer_range
-            self.lm_head = nn.Linear(init, "lm_head", config.hidden_size, config.vocab_size, std=std, bias=False)
-
-    @property
-    def head_weight(self) -> Tensor:
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.combined_weight()
-
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty key/value cache for `capacity` positions of `batch_size` sequences."""
         config = self.config
@@ -384,16 +360,3 @@ class LlamaForCausalLM(LlamaPreTrainedModel, CausalLM):
 
 class LlamaForSequenceClassification(LlamaPreTrainedModel, DecoderForSequenceClassification):
     """Llama that classifies rows, or gives each a number (`num_labels=1`). Arguments as for `LlamaForCausalLM`."""
-
-    def __init__(
-        self,
-        config: LlamaConfig,
-        seed: int = 42,
-        dtype: _core.DType = _core.DType.float32,
-        device: str = "cpu",
-        initialize: bool = True,
-    ):
-        super().__init__(config, seed)
-        init = Initializer(seed if initialize else None, dtype, device)
-        self.model = LlamaModel(config, init, "model", self.generator)
-        self.add_head(init, config.hidden_size)
