@@ -1,13 +1,12 @@
 """Bytes of activations of a training step, counted from what the Functions of each architecture save for the backward
 pass, block by block as the allocator hands them out.
 
-Each count takes the configuration, the sizes of a micro-batch, the bytes of an element, whether the head predicts
-`words` of the vocabulary or a few classes, and whether it runs on a GPU; it returns (kept for the backward pass,
-transient).
+Each count takes the configuration and a micro-batch; it returns (kept for the backward pass, transient).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,30 +22,38 @@ def block_size(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _gpt2_activations(
-    config: Any,
-    batch_size: int,
-    sequence_length: int,
-    element: int,
-    activation_checkpointing: bool,
-    words: bool,
-    on_gpu: bool,
-) -> tuple[int, int]:
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """What a count depends on besides the configuration. `element` is the bytes of an activation; the head predicts
+    `words` of the vocabulary, or a few classes."""
+
+    batch_size: int
+    sequence_length: int
+    element: int
+    activation_checkpointing: bool
+    words: bool
+    on_gpu: bool
+
+    @property
+    def rows(self) -> int:
+        return self.batch_size * self.sequence_length
+
+    def held(self, width: int, size: int | None = None) -> int:
+        """What the allocator takes for an array of `width` elements, or values of `size` bytes, per token."""
+        return block_size(self.rows * width * (size or self.element))
+
+
+def _gpt2_activations(config: Any, batch: MicroBatch) -> tuple[int, int]:
     """A layer keeps per token two residual sums, two norms' outputs and the attention's output (5 C), q k v (3 C), the
     MLP's hidden layer before and after the activation (2 inner), and the statistics of norms and attention in float32.
     """
-    rows, C, layers = batch_size * sequence_length, config.n_embd, config.n_layer
-    inner = config.n_inner or 4 * C
-
-    def held(width: int, size: int = element) -> int:
-        return block_size(rows * width * size)
-
+    held, C, layers, inner = batch.held, config.n_embd, config.n_layer, config.n_inner or 4 * config.n_embd
     layer = 5 * held(C) + held(3 * C) + 2 * held(inner) + 4 * held(1, 4) + held(config.n_head, 4)
     # backward through an MLP: gradients of hidden layer and input; or a chunk of logits in float32, and of their
     # gradients, which take the logits' place if they are float32, too
     backward = 2 * held(inner) + 2 * held(C)
-    logits = _chunk_of_logits(rows, config.vocab_size, element, on_gpu) if words else 0
-    if activation_checkpointing:
+    logits = _chunk_of_logits(batch, config.vocab_size) if batch.words else 0
+    if batch.activation_checkpointing:
         # the inputs of the blocks (the first has one), a gradient, and one layer that is computed again; that is not
         # there yet while the logits are, but the last norm's input and output are
         kept = 2 * layers * held(C) + 4 * held(1, 4) + layer
@@ -56,71 +63,43 @@ def _gpt2_activations(
     return kept, max(backward, logits)
 
 
-def _llama_activations(
-    config: Any,
-    batch_size: int,
-    sequence_length: int,
-    element: int,
-    activation_checkpointing: bool,
-    words: bool,
-    on_gpu: bool,
-) -> tuple[int, int]:
+def _llama_activations(config: Any, batch: MicroBatch) -> tuple[int, int]:
     """A layer keeps per token two residual sums and two norms' outputs (4 C), the turned queries and the attention's
     output, the turned keys and the values, gate, up and their product (3 inner), and the statistics in float32."""
-    rows, C, layers, inner = batch_size * sequence_length, config.hidden_size, *_layers_and_inner(config)
+    held, C, layers, inner = batch.held, config.hidden_size, config.num_hidden_layers, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-
-    def held(width: int, size: int = element) -> int:
-        return block_size(rows * width * size)
-
     layer = 4 * held(C) + 2 * held(queries) + 2 * held(keys) + 3 * held(inner) + 2 * held(1, 4)
     layer += held(config.num_attention_heads, 4)
     # the gradients of gate, up and their product, while the product itself is gone already
     backward = 2 * held(inner) + 2 * held(C)
-    logits = _chunk_of_logits(rows, config.vocab_size, element, on_gpu) if words else 0
-    if activation_checkpointing:
+    logits = _chunk_of_logits(batch, config.vocab_size) if batch.words else 0
+    if batch.activation_checkpointing:
         kept = 2 * layers * held(C) + 2 * held(1, 4) + layer
         return kept, max(backward, logits + 2 * held(C) - layer)
     # embedding, last residual sum, last norm, and the loss's gradient, which is computed in the forward pass
     return 4 * held(C) + held(1, 4) + layers * layer, max(backward, logits)
 
 
-def _bert_activations(
-    config: Any,
-    batch_size: int,
-    sequence_length: int,
-    element: int,
-    activation_checkpointing: bool,
-    words: bool,
-    on_gpu: bool,
-) -> tuple[int, int]:
+def _bert_activations(config: Any, batch: MicroBatch) -> tuple[int, int]:
     """A layer keeps per token q, k, v and the attention's output, two sums and two norms' outputs (8 C), the MLP's
     hidden layer before and after the activation (2 inner), and the statistics of norms and attention in float32."""
-    rows, C, layers, inner = batch_size * sequence_length, config.hidden_size, *_layers_and_inner(config)
-
-    def held(width: int, size: int = element) -> int:
-        return block_size(rows * width * size)
-
+    held, C, layers, inner = batch.held, config.hidden_size, config.num_hidden_layers, config.intermediate_size
     layer = 8 * held(C) + 2 * held(inner) + 4 * held(1, 4) + held(config.num_attention_heads, 4)
     # the gradients before and after the activation, while its result is gone already
     backward = held(inner) + 2 * held(C)
-    predicted = int(rows * _MASKED) if words else 0
-    scores = block_size(predicted * config.vocab_size * element)
+    predicted = int(batch.rows * _MASKED) if batch.words else 0
+    scores = block_size(predicted * config.vocab_size * batch.element)
     embedded = 2 * held(C) + 2 * held(1, 4)
-    if activation_checkpointing:
+    if batch.activation_checkpointing:
         return embedded + layers * held(C) + layer, max(backward, 2 * scores - layer)
     return embedded + layers * layer, max(backward, 2 * scores)
 
 
-def _layers_and_inner(config: Any) -> tuple[int, int]:
-    return config.num_hidden_layers, config.intermediate_size
-
-
-def _chunk_of_logits(rows: int, vocabulary: int, element: int, on_gpu: bool) -> int:
+def _chunk_of_logits(batch: MicroBatch, vocabulary: int) -> int:
     """Bytes of a chunk of logits in float32, and of their gradients, which take their place if they are float32."""
-    chunk = _chunk_rows(rows, vocabulary, on_gpu) * vocabulary
-    return block_size(chunk * 4) + (block_size(chunk * element) if element < 4 else 0)
+    chunk = _chunk_rows(batch.rows, vocabulary, batch.on_gpu) * vocabulary
+    return block_size(chunk * 4) + (block_size(chunk * batch.element) if batch.element < 4 else 0)
 
 
 def _chunk_rows(rows: int, vocabulary: int, on_gpu: bool) -> int:
@@ -132,7 +111,7 @@ def _chunk_rows(rows: int, vocabulary: int, on_gpu: bool) -> int:
 
 
 # model_type -> count of activations
-ACTIVATIONS: dict[str, Callable[..., tuple[int, int]]] = {
+ACTIVATIONS: dict[str, Callable[[Any, MicroBatch], tuple[int, int]]] = {
     "bert": _bert_activations,
     "gpt2": _gpt2_activations,
     "llama": _llama_activations,

@@ -14,7 +14,7 @@ from typing import Any
 from llmcore import _core
 from llmcore.errors import OutOfMemoryError
 from llmcore.machine import is_gpu
-from llmcore.training.activation_counts import ACTIVATIONS, block_size
+from llmcore.training.activation_counts import ACTIVATIONS, MicroBatch, block_size
 
 # float32 values of state per parameter, and the same with momentum where it is optional
 _STATES = {"adamw": 2, "adam": 2, "sgd": 0, "rmsprop": 1}
@@ -97,7 +97,8 @@ def plan_memory(
     count = ACTIVATIONS.get(getattr(config, "model_type", ""))
     activations, workspace = (None, 0)
     if count is not None:
-        activations, workspace = count(config, element=element, words=predicts_words, on_gpu=is_gpu(device), **sizes)
+        batch = MicroBatch(**sizes, element=element, words=predicts_words, on_gpu=is_gpu(device))
+        activations, workspace = count(config, batch)
     return MemoryPlan(
         weights=num_frozen * element + sum(block_size(size * element) for size in groups),
         gradients=sum(block_size(size * 4) for size in groups),
