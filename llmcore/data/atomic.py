@@ -16,14 +16,40 @@ import secrets
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from llmcore.errors import DataError
 
 _BUFFER_BYTES = 1 << 20
 
+Construction = TypeVar("Construction", bound="Commits")
 
-class AtomicFile:
+
+class Commits:
+    """Something under construction. As a context manager it is committed at the end, and discarded on an exception."""
+
+    def commit(self) -> None:
+        """Make it whole and durable."""
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        """Leave no trace. Does nothing after `commit()`."""
+        raise NotImplementedError
+
+    def __enter__(self: Construction) -> Construction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.discard()
+
+
+class AtomicFile(Commits):
     """A binary file under construction.
 
     Use as a context manager (commits at the end, discards on an exception), or call `commit()` / `discard()`.
@@ -112,18 +138,6 @@ class AtomicFile:
             free = space.f_bavail * space.f_frsize
             return DataError(f"{self.path}: the disk is full ({free:,} bytes free); nothing was left under that name.")
         return DataError(f"{self.path}: writing failed: {error.strerror}; nothing was left under that name.")
-
-    def __enter__(self) -> AtomicFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.commit()
-        finally:
-            self.discard()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

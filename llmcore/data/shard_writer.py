@@ -6,16 +6,15 @@ import os
 import tempfile
 import zlib
 from array import array
-from types import TracebackType
 
 import numpy as np
 
-from llmcore.data.atomic import AtomicFile
+from llmcore.data.atomic import AtomicFile, Commits
 from llmcore.data.shard_format import BLOCK_BYTES, HEADER_BYTES, ShardHeader, padding_to_8, token_dtype
 from llmcore.errors import DataError
 
 
-class ShardWriter:
+class ShardWriter(Commits):
     """Appends documents to a new shard; the file has its name only after `commit()`.
 
     `eos_token_id` is written after every document. `tokenizer_fingerprint`: 64 hexadecimal digits
@@ -121,15 +120,3 @@ class ShardWriter:
                 self._checksums.append(self._crc)
                 self._crc = self._block_fill = 0
             view = view[len(part) :]
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.commit()
-        finally:
-            self.discard()
