@@ -1,7 +1,8 @@
 """The CUDA tests of the kernel families on the emulated device, in three builds (cmake/emulated_cores.cmake).
 
-coverage: every policy, and at least 90 % of the lines of a family's sources run. asan: each tensor is an allocation of
-its own size, so its ends are seen. race: the detector needs no luck, so two policies are enough.
+coverage: every policy, and at least 90 % of the lines of a family's sources run. What the launcher chooses only on
+large problems runs in C++ tests of its own, tests/cpp/cuda/test_<source>.cpp, whose lines count, too. asan: each tensor
+is an allocation of its own size, so its ends are seen. race: the detector needs no luck, so two policies are enough.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.emu.build import EMULATED, ROOT, build_emulated_core
+from tests.emu.build import CPP_TESTS, EMULATED, ROOT, build_emulated_core, build_target
 
 FAMILIES = sorted(
     {p.stem for p in (ROOT / "csrc/cuda").glob("*.cu")} & {p.stem for p in (ROOT / "csrc/kernels").glob("*.h")}
@@ -61,7 +63,13 @@ def test_family_and_its_coverage(family, tmp_path, record_property):
         p for p in sorted((ROOT / "csrc/cuda").glob("*.cu")) if p.stem == family or p.stem.startswith(f"{family}_")
     ]
     for source in sources:
-        lines = executed_lines(source, tmp_path)
+        objects = [EMULATED / "CMakeFiles/llmcore_cuda_coverage.dir/csrc/cuda"]
+        if source.stem != family and run_variant_tests(source.stem, tmp_path):
+            objects.append(CPP_TESTS / "CMakeFiles/kernel_tests_plain.dir" / source.parent.relative_to("/"))
+        lines: dict[int, int] = {}
+        for folder in objects:
+            for number, count in executed_lines(source, folder, tmp_path).items():
+                lines[number] = max(lines.get(number, 0), count)
         assert lines, f"{source.name}: no line was counted"
         missed = sorted(number for number, count in lines.items() if count == 0)
         percent = 100 - 100 * len(missed) / len(lines)
@@ -69,9 +77,21 @@ def test_family_and_its_coverage(family, tmp_path, record_property):
         assert percent >= MINIMUM_COVERAGE, f"{source.name}: {percent:.1f} %, lines that did not run: {missed}"
 
 
-def executed_lines(source: Path, counts: Path) -> dict[int, int]:
+def run_variant_tests(source: str, counts: Path) -> bool:
+    """Runs the C++ tests of one kernel source, if it has any, and has them count its lines."""
+    path = ROOT / "tests/cpp/cuda" / f"test_{source}.cpp"
+    if not path.exists():
+        return False
+    names = re.findall(r"^TEST\((\w+)\)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    program = build_target("kernel_tests_plain")
+    variables = os.environ | {"GCOV_PREFIX": str(counts)}
+    result = subprocess.run([program, *names], env=variables, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-4000:]
+    return True
+
+
+def executed_lines(source: Path, objects: Path, counts: Path) -> dict[int, int]:
     """Line -> how often it ran; a line of a template ran if it did in any of its instances."""
-    objects = EMULATED / "CMakeFiles/llmcore_cuda_coverage.dir/csrc/cuda"
     data = counts / objects.relative_to("/") / f"{source.name}.gcda"
     data.with_suffix(".gcno").write_bytes((objects / f"{source.name}.gcno").read_bytes())
     subprocess.run(["gcov", "--json-format", data.name], cwd=data.parent, check=True, capture_output=True)
