@@ -6,6 +6,9 @@ import importlib.util
 import os
 import signal
 import sys
+from pathlib import Path
+
+import pytest
 
 # A shell lets what it starts in the background ignore SIGINT, and children inherit that. Tests send SIGINT to
 # themselves and to their children, so they begin with Python's own handler wherever they run.
@@ -26,6 +29,16 @@ def use_core(path: str) -> None:
 # A core of another build: one for the emulated GPU, say (CONTRIBUTING.md, "CUDA without a GPU").
 if os.environ.get("LLMCORE_CORE"):
     use_core(os.environ["LLMCORE_CORE"])
+
+
+@pytest.fixture(autouse=True)
+def auto_means_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests compare with what the CPU gives unless they ask for a GPU by name, so "auto" is the CPU on every machine,
+    in their children, too. Those in tests/device are about the GPU."""
+    if Path(__file__).parent / "device" not in request.path.parents:
+        monkeypatch.setattr("llmcore.machine._best_device", lambda: "cpu")
+        if request.node.get_closest_marker("cuda") is None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

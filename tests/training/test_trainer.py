@@ -431,7 +431,7 @@ def test_update_without_a_trained_token_is_skipped_and_says_so(tmp_path, caplog)
         ({"rows": {"train": make_rows(), "test": make_rows()}}, "a dict with train, test: give one of its entries"),
         ({"rows": [{"input_ids": [1, 2]}]}, "the batch has no 'labels'"),
         ({"rows": iter(make_rows())}, "max_steps must say"),
-        ({"device": "cuda"}, "(?i)cuda"),
+        ({"device": "cuda:99"}, "(?i)cuda"),
     ],
 )
 def test_what_cannot_be_trained_is_a_sentence(tmp_path, settings, message):
