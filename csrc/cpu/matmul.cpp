@@ -91,13 +91,13 @@ template <class Kernel, class Out, class A, class B>
 void finish(const Product<Out, A, B>& product, const float* sums, int64_t stride, int64_t row, int64_t column,
             int64_t rows, int64_t columns) {
     const MatmulEpilogue<Out>& e = product.epilogue;
-    int64_t first = product.base + row * product.p.N + column, y_stride = product.p.N;
+    int64_t y_stride = product.p.y_row(), first = product.base + row * y_stride + column;
     bool accumulate = product.p.accumulate;
     if (e.is_backward())
         return with_activation(e.activation, [&]<Activation kind>() {
             finish_strip_backward<kind>(
                 product.y + first, y_stride, sums, stride, e.slope_at ? e.slope_at + first : nullptr,
-                e.dbias ? product.partial + row / Kernel::kStrip * y_stride + column : nullptr, rows, columns);
+                e.dbias ? product.partial + row / Kernel::kStrip * product.p.N + column : nullptr, rows, columns);
         });
     if (e.bias == nullptr && e.pre_activation == nullptr && e.residual == nullptr &&
         e.activation == Activation::kNone) {
@@ -233,7 +233,7 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
     for (int64_t top = 0; top < p.M; top += blocks.rows) {
         int64_t height = smaller(blocks.rows, p.M - top);
         if (shared) {
-            PanelSource<A> source{a, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
+            PanelSource<A> source{a, p.a_row(), p.M, p.transpose_a};
             int64_t strips = divide_up(height, Kernel::kStrip);
             parallel_tasks(divide_up(strips, kPackedStrips), [&](int64_t task, int) {
                 int64_t strip = task * kPackedStrips;
@@ -247,9 +247,9 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
             int64_t row = task % row_tiles * blocks.tile_rows;
             int64_t column = task / row_tiles % column_tiles * blocks.tile_columns;
             int64_t matrix = task / (row_tiles * column_tiles);
-            PanelSource<A> a_source{a + matrix * p.a_step, p.transpose_a ? p.M : p.K, p.M, p.transpose_a};
+            PanelSource<A> a_source{a + matrix * p.a_step, p.a_row(), p.M, p.transpose_a};
             PanelSource<B> b_source{b + matrix * p.b_step, p.transpose_b ? p.K : p.N, p.N, !p.transpose_b};
-            Product<Out, A, B> product{y, a_source, b_source, p, epilogue, matrix * p.M * p.N, partial};
+            Product<Out, A, B> product{y, a_source, b_source, p, epilogue, matrix * p.M * p.y_row(), partial};
             const float* strips = shared ? workspace + row / Kernel::kStrip * strip_units<Kernel>(p.K) : nullptr;
             compute_tile<Kernel>(product, blocks, scratch_of<Kernel>(workspace, worker, blocks, p.K), strips, top + row,
                                  column, smaller(blocks.tile_rows, height - row),

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/backend.h"
+#include "cuda/fours.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/shared.cuh"
 
@@ -74,6 +75,29 @@ void add_columns(const Cuda& cuda, float* total, float* workspace, int64_t rows,
     if (total != nullptr)
         launch({across, kColumnsPerBlock, 0, cuda.stream}, add_row_parts_kernel<kColumnsPerBlock>, total, partial,
                parts, columns);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// sums that blocks of rows have left
+
+struct PartialSums {
+    const float* sums;  // (rows, columns)
+    int64_t columns;
+    bool whole_fours;
+
+    LLMCORE_DEVICE void operator()(float (&values)[4], int64_t row, int64_t column, int count) const {
+        add_four(values, sums + row * columns + column, count, whole_fours);
+    }
+};
+
+// total[c] += the sum of column c of sums (rows, columns), behind which is room for the parts of this sum.
+inline void add_partial_sums(const Cuda& cuda, float* total, float* sums, int64_t rows, int64_t columns) {
+    const bool whole_fours = columns % 4 == 0 && on_four(sums);
+    add_columns(cuda, total, sums + rows * columns, rows, columns, PartialSums{sums, columns, whole_fours});
+}
+
+inline size_t partial_sums_workspace(int64_t rows, int64_t columns) {
+    return static_cast<size_t>(rows * columns) + column_sums_workspace(rows, columns);
 }
 
 }  // namespace llmcore

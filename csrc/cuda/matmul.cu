@@ -8,6 +8,8 @@
 #include "cuda/activation_math.cuh"
 #include "cuda/column_sums.cuh"
 #include "cuda/fours.cuh"
+#include "cuda/map.cuh"
+#include "cuda/matmul_epilogue.cuh"
 #include "cuda/matmul_variants.cuh"
 #include "kernels/matmul.h"
 
@@ -51,19 +53,81 @@ void check_sizes(const MatmulProblem& p) {
                   p.batch, " x ", tiles);
 }
 
-// Large tiles where they are enough for every multiprocessor to have one.
-TileSize tile_size(const Cuda& cuda, const MatmulProblem& p) {
-    const int64_t blocks = p.batch * tiles_of(p.M, 128) * tiles_of(p.N, 128);
-    return blocks >= cuda.multiprocessors ? TileSize::kLarge : TileSize::kSmall;
+// Large tiles where they are enough for every multiprocessor to have one; if not, large ones in parts where the sums
+// are long (gradients of weights), else small ones, in parts where those are too few as well (few rows). A part is 256
+// k at least: shorter ones would cost more in writing and adding up their sums than they gain.
+Cut cut_product(const Cuda& cuda, const MatmulProblem& p, bool in_parts = true) {
+    constexpr int64_t kShortestPart = 256, kLongSum = 2048;
+    const int64_t large = p.batch * tiles_of(p.M, 128) * tiles_of(p.N, 128);
+    const int64_t small = p.batch * tiles_of(p.M, 64) * tiles_of(p.N, 64);
+    const int64_t enough = cuda.multiprocessors, most_parts = in_parts ? p.K / kShortestPart : 1;
+    if (large >= enough) return {TileSize::kLarge};
+    auto cut_into = [&](TileSize tile, int64_t parts) -> Cut {
+        if (parts < 2) return {tile};
+        const int64_t part_k = ((p.K + parts - 1) / parts + 63) / 64 * 64;
+        return {tile, static_cast<int>((p.K + part_k - 1) / part_k), static_cast<int>(part_k)};
+    };
+    // Two tiles for each multiprocessor, which is what it has room for.
+    const int64_t large_parts = std::min((2 * enough + large - 1) / large, most_parts);
+    if (p.M > 64 && p.N > 64 && p.K >= kLongSum && large * large_parts >= enough)
+        return cut_into(TileSize::kLarge, large_parts);
+    return cut_into(TileSize::kSmall, small >= enough ? 1 : std::min((2 * enough + small - 1) / small, most_parts));
+}
+
+// The sums of a product's parts, from which y is finished.
+size_t floats_of_parts(const Cut& cut, const MatmulProblem& p) {
+    return cut.parts == 1 ? 0 : static_cast<size_t>(p.batch * cut.parts * p.M * p.N);
+}
+
+// sums: (batch, parts, M, N).
+template <class Out>
+__global__ void __launch_bounds__(kMapThreads)
+    matmul_finish_parts_kernel(TileEpilogue<Out> epilogue, const float* sums, int64_t matrices, int parts,
+                               bool whole_fours) {
+    const int64_t M = epilogue.M, N = epilogue.N, fours = (N + 3) / 4, step = int64_t(gridDim.x) * kMapThreads;
+    for (int64_t i = int64_t(blockIdx.x) * kMapThreads + threadIdx.x; i < matrices * M * fours; i += step) {
+        const int64_t column = i % fours * 4, row = i / fours % M, matrix = i / (fours * M);
+        const int count = N - column < 4 ? int(N - column) : 4;
+        const float* part = sums + (matrix * parts * M + row) * N + column;
+        float value[4] = {};
+        for (int p = 0; p < parts; ++p) add_four(value, part + p * M * N, count, whole_fours);
+        finish_four(epilogue, int(matrix), int(row), int(column), value);
+    }
+}
+
+template <class Out, class A, class B>
+void multiply_tiles(const Cuda& cuda, const Cut& cut, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+                    const MatmulEpilogue<Out>& epilogue, float* column_sums = nullptr) {
+    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)
+        matmul_sm80(cuda, cut, y, a, b, problem, epilogue, column_sums);
+    else
+        matmul_simt(cuda, cut, y, a, b, problem, epilogue, column_sums);
+}
+
+// A product on its way back through an activation. It is not cut into parts: what it gives is as large as an
+// activation, so it has tiles enough.
+template <class Out, class A, class B>
+void multiply_backward(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+                       const MatmulEpilogue<Out>& epilogue, float* workspace) {
+    const Cut cut = cut_product(cuda, problem, false);
+    float* column_sums = epilogue.dbias != nullptr ? workspace : nullptr;
+    multiply_tiles(cuda, cut, y, a, b, problem, epilogue, column_sums);
+    if (column_sums != nullptr)
+        add_partial_sums(cuda, epilogue.dbias, column_sums, tiles_of(problem.M, side_of(cut.tile)), problem.N);
 }
 
 template <class Out, class A, class B>
 void multiply_portably(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& problem,
-                       const MatmulEpilogue<Out>& epilogue) {
-    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)
-        matmul_sm80(cuda, tile_size(cuda, problem), y, a, b, problem, epilogue);
-    else
-        matmul_simt(cuda, tile_size(cuda, problem), y, a, b, problem, epilogue);
+                       const MatmulEpilogue<Out>& epilogue, float* workspace) {
+    const Cut cut = cut_product(cuda, problem);
+    if (cut.parts == 1) return multiply_tiles(cuda, cut, y, a, b, problem, epilogue);
+    MatmulProblem parts = problem;
+    parts.accumulate = false;
+    parts.y_row_step = 0;
+    multiply_tiles(cuda, cut, workspace, a, b, parts, MatmulEpilogue<float>{});
+    const int64_t fours = problem.batch * problem.M * ((problem.N + 3) / 4);
+    launch(map_shape(cuda, fours), matmul_finish_parts_kernel<Out>, tile_epilogue(y, problem, epilogue), workspace,
+           problem.batch, cut.parts, problem.N % 4 == 0 && on_four(workspace));
 }
 
 // Parts of K are added to y one after another: what follows whole sums cannot stand between them.
@@ -91,18 +155,19 @@ void matmul(Backend cuda, Out* y, const A* a, const B* b, const MatmulProblem& p
             return matmul_sm90(cuda, choose_matmul(cuda, problem, result_of(epilogue)), y, a, b, problem, epilogue,
                                workspace);
     }
-    if (!epilogue.is_backward()) return multiply_portably(cuda, y, a, b, problem, epilogue);
-    // No portable kernel has this in its epilogue yet: the product, rounded once more than need be, then its way back
-    // in place.
-    multiply_portably(cuda, y, a, b, problem, MatmulEpilogue<Out>{});
-    bias_activation_backward(cuda, y, epilogue.dbias, y, epilogue.slope_at, workspace, problem.M, problem.N,
-                             epilogue.activation);
+    if (epilogue.is_backward())
+        multiply_backward(cuda, y, a, b, problem, epilogue, workspace);
+    else
+        multiply_portably(cuda, y, a, b, problem, epilogue, workspace);
 }
 
 // Enough for whichever kernel it will be, which the operands' addresses decide.
 template <class Backend>
 size_t matmul_workspace(Backend cuda, const MatmulProblem& problem, bool with_dbias) {
-    size_t floats = with_dbias ? column_sums_workspace(problem.M, problem.N) : 0;
+    if (problem.batch == 0 || problem.M == 0 || problem.N == 0) return 0;
+    size_t floats = floats_of_parts(cut_product(cuda, problem), problem);
+    const int64_t rows_of_tiles = tiles_of(problem.M, side_of(TileSize::kSmall));
+    if (with_dbias) floats = std::max(floats, partial_sums_workspace(rows_of_tiles, problem.N));
     if (cuda.matmul_sm90) {
         const MatmulChoice choice = choose_matmul(cuda, problem, MatmulResult::kFloatInParts);
         floats = std::max(floats, matmul_sm90_workspace(choice, problem, with_dbias));

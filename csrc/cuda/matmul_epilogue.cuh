@@ -1,5 +1,6 @@
-// What follows a tile's float sums, for every matmul kernel: y = residual + activation(sums + bias), or y += that. Four
-// adjacent columns at a time, so that a warp reads and writes whole lines of memory.
+// What follows a tile's float sums, for every matmul kernel: y = residual + activation(sums + bias), or y += that; or,
+// on the way back, y = sums * activation'(slope_at) and the sums of its columns. Four adjacent columns at a time, so
+// that a warp reads and writes whole lines of memory.
 #pragma once
 
 #include "cuda/activation_math.cuh"
@@ -14,15 +15,26 @@ struct TileEpilogue {
     Out* y;  // (batch, M, N)
     MatmulEpilogue<Out> fused;
     int M, N;
-    bool accumulate;
-    bool whole_fours;  // N and every address allow four elements at once
+    int64_t row_step;  // of every matrix of y's shape
+    bool accumulate, backward;
+    float* column_sums;  // (tiles along M, N), for fused.dbias; or null
+    bool whole_fours;    // row_step and every address allow four elements at once
 };
 
 template <class Out>
-TileEpilogue<Out> tile_epilogue(Out* y, const MatmulProblem& problem, const MatmulEpilogue<Out>& fused) {
-    const bool whole_fours = problem.N % 4 == 0 && on_four(y) && on_four(fused.bias) && on_four(fused.pre_activation) &&
-                             on_four(fused.residual);
-    return {y, fused, static_cast<int>(problem.M), static_cast<int>(problem.N), problem.accumulate, whole_fours};
+TileEpilogue<Out> tile_epilogue(Out* y, const MatmulProblem& problem, const MatmulEpilogue<Out>& fused,
+                                float* column_sums = nullptr) {
+    const bool whole_fours = problem.y_row() % 4 == 0 && on_four(y) && on_four(fused.bias) &&
+                             on_four(fused.pre_activation) && on_four(fused.residual) && on_four(fused.slope_at);
+    return {y,
+            fused,
+            static_cast<int>(problem.M),
+            static_cast<int>(problem.N),
+            problem.y_row(),
+            problem.accumulate,
+            fused.is_backward(),
+            column_sums,
+            whole_fours};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -33,8 +45,8 @@ template <class Out>
 LLMCORE_DEVICE void finish_four(const TileEpilogue<Out>& e, int matrix, int row, int column, float (&value)[4]) {
     if (row >= e.M || column >= e.N) return;
     const int count = e.N - column < 4 ? e.N - column : 4;
-    const bool whole = e.whole_fours;
-    const size_t at = (size_t(matrix) * size_t(e.M) + size_t(row)) * size_t(e.N) + size_t(column);
+    const bool whole = e.whole_fours && count == 4;
+    const size_t at = (size_t(matrix) * size_t(e.M) + size_t(row)) * size_t(e.row_step) + size_t(column);
     if (e.fused.bias != nullptr) add_four(value, e.fused.bias + column, count, whole);
     if (e.fused.pre_activation != nullptr) store_four(e.fused.pre_activation + at, value, count, whole);
 #pragma unroll
@@ -74,6 +86,41 @@ LLMCORE_DEVICE void finish_tile(const TileEpilogue<Out>& e, const float* sums, i
         float value[4] = {four.value[0], four.value[1], four.value[2], four.value[3]};
         finish_four(e, matrix, row0 + row, column0 + column, value);
     }
+}
+
+// The way back through an activation, by all kThreads threads of a block, after a barrier. A thread stays in its four
+// columns: it adds up its rows of them, then the block adds up the threads in their order.
+template <int kRows, int kColumns, int kThreads, class Out>
+LLMCORE_DEVICE void finish_tile_backward(const TileEpilogue<Out>& e, float* sums, int tile_m, int row0, int column0) {
+    constexpr int kFours = kColumns / 4, kTurn = kThreads / kFours;
+    static_assert(kThreads % kFours == 0 && kColumns <= kThreads, "a thread keeps its columns, and can have one alone");
+    const int thread = int(threadIdx.x), in_tile = thread % kFours * 4, column = column0 + in_tile;
+    const int count = e.N - column < 4 ? e.N - column : 4;
+    const bool whole = e.whole_fours && count == 4;
+    float totals[4] = {};
+    for (int row = thread / kFours; row < kRows && row0 + row < e.M && count > 0; row += kTurn) {
+        const Four<float> four = *reinterpret_cast<const Four<float>*>(sums + row * kSumsPitch<kColumns> + in_tile);
+        float value[4] = {four.value[0], four.value[1], four.value[2], four.value[3]};
+        const size_t at = size_t(row0 + row) * size_t(e.row_step) + size_t(column);
+        if (e.fused.activation != Activation::kNone) {
+            float before[4] = {};
+            add_four(before, e.fused.slope_at + at, count, whole);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) value[i] *= activation_slope(e.fused.activation, before[i]);
+        }
+        store_four(e.y + at, value, count, whole);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) totals[i] += value[i];
+    }
+    if (e.column_sums == nullptr) return;
+    __syncthreads();  // the tile has been read, and becomes the threads' totals
+    *reinterpret_cast<Four<float>*>(sums + thread / kFours * kSumsPitch<kColumns> +
+                                    in_tile) = {{totals[0], totals[1], totals[2], totals[3]}};
+    __syncthreads();
+    if (thread >= kColumns || column0 + thread >= e.N) return;
+    float total = 0.0f;
+    for (int turn = 0; turn < kTurn; ++turn) total += sums[turn * kSumsPitch<kColumns> + thread];
+    e.column_sums[size_t(tile_m) * size_t(e.N) + size_t(column0 + thread)] = total;
 }
 
 }  // namespace llmcore

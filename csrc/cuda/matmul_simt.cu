@@ -2,8 +2,8 @@
 //
 // A block computes one tile of y, a thread 8x8 or 4x4 of it. It goes along K in steps of 16, whose operands lie in
 // shared memory as (k, row), so that four values come with one load. While one of two buffers is multiplied, the next
-// step's values are on their way to registers. Every sum runs over k in order, one fused multiply-add after another. At
-// the end the sums go through shared memory to the epilogue.
+// step's values are on their way to registers. Every sum runs over its part of k in order, one fused multiply-add after
+// another. At the end the sums go through shared memory to the epilogue.
 #include "cuda/matmul_epilogue.cuh"
 #include "cuda/matmul_tile.cuh"
 #include "cuda/matmul_variants.cuh"
@@ -31,7 +31,8 @@ using SmallTile = SimtTile<64, 1>;   // 18 KB
 template <class T>
 struct FloatOperand {
     const T* data;
-    int rows, row_step, k_step;
+    int rows;
+    int64_t row_step, k_step;
 };
 
 // Which elements of a step are this thread's: (row + i * row_turn, k + i * k_turn). Neighbouring threads take
@@ -111,68 +112,73 @@ LLMCORE_DEVICE void keep_thread_sums(float* kept, const float (&sums)[Tile::kPer
 template <class Tile, class Out, class A, class B>
 __global__ void __launch_bounds__(Tile::kThreads)
     matmul_simt_kernel(TileEpilogue<Out> epilogue, FloatOperand<A> a, FloatOperand<B> b, size_t a_step, size_t b_step,
-                       int K) {
+                       int K, int parts, int part_k) {
     float* shared = shared_memory<float>();
     const int tiles_m = (epilogue.M + Tile::kBlock - 1) / Tile::kBlock;
     const int tiles_n = (epilogue.N + Tile::kBlock - 1) / Tile::kBlock;
     const TileIndex tile = tile_of_block(blockIdx.x, tiles_m, tiles_n);
     const int row0 = tile.m * Tile::kBlock, column0 = tile.n * Tile::kBlock;
     const int m = int(threadIdx.x) / Tile::kAcross * 4, n = int(threadIdx.x) % Tile::kAcross * 4;
-    a.data += size_t(tile.matrix) * a_step;
-    b.data += size_t(tile.matrix) * b_step;
+    a.data += size_t(tile.matrix / parts) * a_step;
+    b.data += size_t(tile.matrix / parts) * b_step;
+    const int first_k = tile.matrix % parts * part_k, end_k = K - first_k < part_k ? K : first_k + part_k;
 
     const Share<Tile> share_a(a.k_step == 1), share_b(b.k_step == 1);
     float sums[Tile::kPer][Tile::kPer] = {}, next_a[Tile::kElements], next_b[Tile::kElements];
-    load_values<Tile>(next_a, a, share_a, row0, 0, K);
-    load_values<Tile>(next_b, b, share_b, column0, 0, K);
+    load_values<Tile>(next_a, a, share_a, row0, first_k, end_k);
+    load_values<Tile>(next_b, b, share_b, column0, first_k, end_k);
 #pragma unroll 1
-    for (int k0 = 0; k0 < K; k0 += kStepK) {
+    for (int k0 = first_k; k0 < end_k; k0 += kStepK) {
         float* buffer_a = shared + k0 / kStepK % 2 * Tile::kBufferFloats;
         float* buffer_b = buffer_a + kStepK * Tile::kPitch;
         keep_values<Tile>(buffer_a, next_a, share_a);
         keep_values<Tile>(buffer_b, next_b, share_b);
         __syncthreads();  // one barrier a step is enough: nobody is further than the other buffer
-        load_values<Tile>(next_a, a, share_a, row0, k0 + kStepK, K);
-        load_values<Tile>(next_b, b, share_b, column0, k0 + kStepK, K);
+        load_values<Tile>(next_a, a, share_a, row0, k0 + kStepK, end_k);
+        load_values<Tile>(next_b, b, share_b, column0, k0 + kStepK, end_k);
         multiply_step<Tile>(sums, buffer_a, buffer_b, m, n);
     }
 
     __syncthreads();  // the buffers have been read, and become the tile of sums
     keep_thread_sums<Tile>(shared, sums, m, n);
     __syncthreads();
-    finish_tile<Tile::kBlock, Tile::kBlock, Tile::kThreads>(epilogue, shared, int(threadIdx.x), tile.matrix, row0,
-                                                            column0);
+    if (epilogue.backward)
+        finish_tile_backward<Tile::kBlock, Tile::kBlock, Tile::kThreads>(epilogue, shared, tile.m, row0, column0);
+    else
+        finish_tile<Tile::kBlock, Tile::kBlock, Tile::kThreads>(epilogue, shared, int(threadIdx.x), tile.matrix, row0,
+                                                                column0);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // launch
 
 template <class Tile, class Out, class A, class B>
-void start(const Cuda& cuda, Out* y, const A* a, const B* b, const MatmulProblem& p,
-           const MatmulEpilogue<Out>& epilogue) {
+void start(const Cuda& cuda, const Cut& cut, Out* y, const A* a, const B* b, const MatmulProblem& p,
+           const MatmulEpilogue<Out>& epilogue, float* column_sums) {
     const int M = static_cast<int>(p.M), N = static_cast<int>(p.N), K = static_cast<int>(p.K);
-    const FloatOperand<A> operand_a{a, M, p.transpose_a ? 1 : K, p.transpose_a ? M : 1};
-    const FloatOperand<B> operand_b{b, N, p.transpose_b ? K : 1, p.transpose_b ? 1 : N};
-    const unsigned blocks = tiles_of(p.M, Tile::kBlock) * tiles_of(p.N, Tile::kBlock) * static_cast<unsigned>(p.batch);
+    const FloatOperand<A> operand_a{a, M, p.transpose_a ? 1 : p.a_row(), p.transpose_a ? p.a_row() : 1};
+    const FloatOperand<B> operand_b{b, N, p.transpose_b ? p.K : 1, p.transpose_b ? 1 : p.N};
+    const unsigned matrices = static_cast<unsigned>(p.batch) * static_cast<unsigned>(cut.parts);
+    const unsigned blocks = tiles_of(p.M, Tile::kBlock) * tiles_of(p.N, Tile::kBlock) * matrices;
     launch({blocks, Tile::kThreads, Tile::kSharedFloats * sizeof(float), cuda.stream},
-           matmul_simt_kernel<Tile, Out, A, B>, tile_epilogue(y, p, epilogue), operand_a, operand_b,
-           static_cast<size_t>(p.a_step), static_cast<size_t>(p.b_step), K);
+           matmul_simt_kernel<Tile, Out, A, B>, tile_epilogue(y, p, epilogue, column_sums), operand_a, operand_b,
+           static_cast<size_t>(p.a_step), static_cast<size_t>(p.b_step), K, cut.parts, cut.part_k);
 }
 
 }  // namespace
 
 template <class Out, class A, class B>
-void matmul_simt(const Cuda& cuda, TileSize size, Out* y, const A* a, const B* b, const MatmulProblem& problem,
-                 const MatmulEpilogue<Out>& epilogue) {
-    if (size == TileSize::kLarge)
-        start<LargeTile>(cuda, y, a, b, problem, epilogue);
+void matmul_simt(const Cuda& cuda, const Cut& cut, Out* y, const A* a, const B* b, const MatmulProblem& problem,
+                 const MatmulEpilogue<Out>& epilogue, float* column_sums) {
+    if (cut.tile == TileSize::kLarge)
+        start<LargeTile>(cuda, cut, y, a, b, problem, epilogue, column_sums);
     else
-        start<SmallTile>(cuda, y, a, b, problem, epilogue);
+        start<SmallTile>(cuda, cut, y, a, b, problem, epilogue, column_sums);
 }
 
-#define LLMCORE_MATMUL_SIMT(Out, A, B)                                                               \
-    template void matmul_simt(const Cuda&, TileSize, Out*, const A*, const B*, const MatmulProblem&, \
-                              const MatmulEpilogue<Out>&);
+#define LLMCORE_MATMUL_SIMT(Out, A, B)                                                                 \
+    template void matmul_simt(const Cuda&, const Cut&, Out*, const A*, const B*, const MatmulProblem&, \
+                              const MatmulEpilogue<Out>&, float*);
 LLMCORE_MATMUL_SIMT(float, float, float)
 LLMCORE_MATMUL_SIMT(float, float, bf16)
 LLMCORE_MATMUL_SIMT(bf16, float, bf16)

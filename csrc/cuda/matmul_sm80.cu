@@ -3,8 +3,8 @@
 // A block computes one tile of y. It goes along K in steps of 64, for each of which a stage of shared memory holds a
 // tile of either operand; while the warps multiply one stage, the copies of the next ones are under way. Within a tile
 // a warp multiplies its own rectangle in steps of 16, and loads the next step's fragments before it multiplies this
-// one's. Every sum runs over k in order, whatever the tile. At the end the sums go through shared memory to the
-// epilogue, which then works on whole lines of y.
+// one's. Every sum runs over its part of k in order, whatever the tile. At the end the sums go through shared memory to
+// the epilogue, which then works on whole lines of y.
 #include "cuda/arch/matrix.cuh"
 #include "cuda/matmul_epilogue.cuh"
 #include "cuda/matmul_tile.cuh"
@@ -104,7 +104,8 @@ LLMCORE_DEVICE void multiply_stage(WarpSums<Tile>& sums, WarpRows<kMajorA> a, Wa
 
 template <class Tile, Major kMajorA, Major kMajorB, class Out>
 __global__ void __launch_bounds__(Tile::kThreads)
-    matmul_mma_kernel(TileEpilogue<Out> epilogue, Operand a, Operand b, size_t a_step, size_t b_step, int K) {
+    matmul_mma_kernel(TileEpilogue<Out> epilogue, Operand a, Operand b, size_t a_step, size_t b_step, int K, int parts,
+                      int part_k) {
     const SharedTile shared{shared_memory<char>(), shared_address(shared_memory<char>())};
     const int tiles_m = (epilogue.M + Tile::kBlockM - 1) / Tile::kBlockM;
     const int tiles_n = (epilogue.N + Tile::kBlockN - 1) / Tile::kBlockN;
@@ -112,16 +113,17 @@ __global__ void __launch_bounds__(Tile::kThreads)
     const int row0 = tile.m * Tile::kBlockM, column0 = tile.n * Tile::kBlockN;
     const int warp = int(threadIdx.x) / 32;
     const int m = warp / Tile::kWarpsN * Tile::kWarpM, n = warp % Tile::kWarpsN * Tile::kWarpN;
-    a.data += size_t(tile.matrix) * a_step;
-    b.data += size_t(tile.matrix) * b_step;
+    a.data += size_t(tile.matrix / parts) * a_step;
+    b.data += size_t(tile.matrix / parts) * b_step;
 
-    const int steps = (K + kBlockK - 1) / kBlockK;
+    const int first_k = tile.matrix % parts * part_k, count_k = K - first_k < part_k ? K - first_k : part_k;
+    const int steps = (count_k + kBlockK - 1) / kBlockK;
     auto stage = [&](int step) { return shared.at(step % Tile::kStages * Tile::kStageBytes); };
     auto copy_stage = [&](int step) {
         if (step < steps) {
-            copy_tile<kMajorA, Tile::kBlockM, Tile::kThreads>(stage(step), a, row0, step * kBlockK);
-            copy_tile<kMajorB, Tile::kBlockN, Tile::kThreads>(stage(step).at(Tile::kBytesA), b, column0,
-                                                              step * kBlockK);
+            const int k0 = first_k + step * kBlockK;
+            copy_tile<kMajorA, Tile::kBlockM, Tile::kThreads>(stage(step), a, row0, k0);
+            copy_tile<kMajorB, Tile::kBlockN, Tile::kThreads>(stage(step).at(Tile::kBytesA), b, column0, k0);
         }
         ptx::cp_async_commit();  // past the end, too: the waits below count groups
     };
@@ -145,54 +147,59 @@ __global__ void __launch_bounds__(Tile::kThreads)
 #pragma unroll
         for (int j = 0; j < Tile::kWarpN / 8; ++j) keep_sums<Tile::kBlockN>(kept, m + i * 16, n + j * 8, sums[i][j]);
     __syncthreads();
-    finish_tile<Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(epilogue, kept, int(threadIdx.x), tile.matrix, row0,
-                                                              column0);
+    if (epilogue.backward)
+        finish_tile_backward<Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(epilogue, kept, tile.m, row0, column0);
+    else
+        finish_tile<Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(epilogue, kept, int(threadIdx.x), tile.matrix, row0,
+                                                                  column0);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // launch
 
-// rows x K of an operand, whose rows are contiguous unless it is transposed.
-Operand operand_of(const bf16* data, int64_t rows, int64_t K, Major major, int64_t step) {
+// rows x K of an operand as it is stored; `step` is from one matrix to the next.
+Operand operand_of(const bf16* data, int64_t rows, int64_t K, int64_t row_step, Major major, int64_t step) {
     const int64_t outer = major == Major::kK ? rows : K, inner = major == Major::kK ? K : rows;
-    const bool whole_pieces = reinterpret_cast<uintptr_t>(data) % 16 == 0 && inner % 8 == 0 && step % 8 == 0;
-    return {data, static_cast<int>(outer), static_cast<int>(inner), whole_pieces};
+    const bool whole_pieces = reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_step % 8 == 0 && step % 8 == 0;
+    return {data, static_cast<int>(outer), static_cast<int>(inner), row_step, whole_pieces};
 }
 
 template <class Tile, Major kMajorA, Major kMajorB, class Out>
-void start(const Cuda& cuda, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
-           const MatmulEpilogue<Out>& epilogue) {
-    const unsigned blocks =
-        tiles_of(p.M, Tile::kBlockM) * tiles_of(p.N, Tile::kBlockN) * static_cast<unsigned>(p.batch);
+void start(const Cuda& cuda, const Cut& cut, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
+           const MatmulEpilogue<Out>& epilogue, float* column_sums) {
+    const unsigned matrices = static_cast<unsigned>(p.batch) * static_cast<unsigned>(cut.parts);
+    const unsigned blocks = tiles_of(p.M, Tile::kBlockM) * tiles_of(p.N, Tile::kBlockN) * matrices;
+    const int64_t b_row = p.transpose_b ? p.K : p.N;
     launch({blocks, Tile::kThreads, Tile::kSharedBytes, cuda.stream}, matmul_mma_kernel<Tile, kMajorA, kMajorB, Out>,
-           tile_epilogue(y, p, epilogue), operand_of(a, p.M, p.K, kMajorA, p.a_step),
-           operand_of(b, p.N, p.K, kMajorB, p.b_step), static_cast<size_t>(p.a_step), static_cast<size_t>(p.b_step),
-           static_cast<int>(p.K));
+           tile_epilogue(y, p, epilogue, column_sums), operand_of(a, p.M, p.K, p.a_row(), kMajorA, p.a_step),
+           operand_of(b, p.N, p.K, b_row, kMajorB, p.b_step), static_cast<size_t>(p.a_step),
+           static_cast<size_t>(p.b_step), static_cast<int>(p.K), cut.parts, cut.part_k);
 }
 
 template <class Tile, class Out>
-void start_for_majors(const Cuda& cuda, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
-                      const MatmulEpilogue<Out>& epilogue) {
-    if (!p.transpose_a && p.transpose_b) return start<Tile, Major::kK, Major::kK>(cuda, y, a, b, p, epilogue);
-    if (!p.transpose_a) return start<Tile, Major::kK, Major::kMn>(cuda, y, a, b, p, epilogue);
-    if (p.transpose_b) return start<Tile, Major::kMn, Major::kK>(cuda, y, a, b, p, epilogue);
-    start<Tile, Major::kMn, Major::kMn>(cuda, y, a, b, p, epilogue);
+void start_for_majors(const Cuda& cuda, const Cut& cut, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
+                      const MatmulEpilogue<Out>& epilogue, float* column_sums) {
+    if (!p.transpose_a && p.transpose_b)
+        return start<Tile, Major::kK, Major::kK>(cuda, cut, y, a, b, p, epilogue, column_sums);
+    if (!p.transpose_a) return start<Tile, Major::kK, Major::kMn>(cuda, cut, y, a, b, p, epilogue, column_sums);
+    if (p.transpose_b) return start<Tile, Major::kMn, Major::kK>(cuda, cut, y, a, b, p, epilogue, column_sums);
+    start<Tile, Major::kMn, Major::kMn>(cuda, cut, y, a, b, p, epilogue, column_sums);
 }
 
 }  // namespace
 
 template <class Out>
-void matmul_sm80(const Cuda& cuda, TileSize size, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
-                 const MatmulEpilogue<Out>& epilogue) {
-    if (size == TileSize::kLarge)
-        start_for_majors<LargeTile>(cuda, y, a, b, problem, epilogue);
+void matmul_sm80(const Cuda& cuda, const Cut& cut, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
+                 const MatmulEpilogue<Out>& epilogue, float* column_sums) {
+    if (cut.tile == TileSize::kLarge)
+        start_for_majors<LargeTile>(cuda, cut, y, a, b, problem, epilogue, column_sums);
     else
-        start_for_majors<SmallTile>(cuda, y, a, b, problem, epilogue);
+        start_for_majors<SmallTile>(cuda, cut, y, a, b, problem, epilogue, column_sums);
 }
 
-template void matmul_sm80(const Cuda&, TileSize, bf16*, const bf16*, const bf16*, const MatmulProblem&,
-                          const MatmulEpilogue<bf16>&);
-template void matmul_sm80(const Cuda&, TileSize, float*, const bf16*, const bf16*, const MatmulProblem&,
-                          const MatmulEpilogue<float>&);
+template void matmul_sm80(const Cuda&, const Cut&, bf16*, const bf16*, const bf16*, const MatmulProblem&,
+                          const MatmulEpilogue<bf16>&, float*);
+template void matmul_sm80(const Cuda&, const Cut&, float*, const bf16*, const bf16*, const MatmulProblem&,
+                          const MatmulEpilogue<float>&, float*);
 
 }  // namespace llmcore

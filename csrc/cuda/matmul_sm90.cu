@@ -111,30 +111,19 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 // launch
 
 // rows x K of an operand, `matrices` times (1 where all share it).
-CUtensorMap map_of(const bf16* data, int64_t rows, int64_t K, int64_t batch, int64_t step, Major major, int box_rows,
-                   int box_k) {
+CUtensorMap map_of(const bf16* data, int64_t rows, int64_t K, int64_t row_step, int64_t batch, int64_t step,
+                   Major major, int box_rows, int box_k) {
     const int64_t inner = major == Major::kK ? K : rows, outer = major == Major::kK ? rows : K;
-    const int64_t matrices = step == 0 ? 1 : batch, matrix_step = step == 0 ? inner * outer : step;
-    return bf16_tensor_map(data, {inner, outer, matrices}, {inner, matrix_step},
+    const int64_t matrices = step == 0 ? 1 : batch, matrix_step = step == 0 ? row_step * outer : step;
+    return bf16_tensor_map(data, {inner, outer, matrices}, {row_step, matrix_step},
                            {kLineElements, static_cast<uint32_t>(major == Major::kK ? box_rows : box_k), 1});
 }
-
-// Sums over blocks of 64 rows, as rows of a matrix.
-struct PartialSums {
-    const float* sums;
-    int64_t N;
-    bool whole_fours;
-
-    LLMCORE_DEVICE void operator()(float (&values)[4], int64_t row, int64_t column, int count) const {
-        add_four(values, sums + row * N + column, count, whole_fours);
-    }
-};
 
 // What stores and loads 64 rows of a result at once.
 template <class Tile>
 CUtensorMap box_map(const bf16* data, const MatmulProblem& p) {
     if (data == nullptr) return {};
-    return bf16_tensor_map(data, {p.N, p.M, p.batch}, {p.N, p.M * p.N}, {Tile::kBoxColumns, 64, 1});
+    return bf16_tensor_map(data, {p.N, p.M, p.batch}, {p.y_row(), p.M * p.y_row()}, {Tile::kBoxColumns, 64, 1});
 }
 
 template <class Tile>
@@ -162,7 +151,7 @@ bool on_pair(const float* pointer) {
 template <class Tile>
 FloatOutput output_of(float* y, const MatmulProblem& p, const MatmulEpilogue<float>& e, float* workspace) {
     const bool whole_pairs =
-        p.N % 2 == 0 && on_pair(y) && on_pair(e.bias) && on_pair(e.pre_activation) && on_pair(e.residual);
+        p.y_row() % 2 == 0 && on_pair(y) && on_pair(e.bias) && on_pair(e.pre_activation) && on_pair(e.residual);
     return {tile_epilogue(y, p, e), reinterpret_cast<uint32_t*>(workspace), whole_pairs};
 }
 
@@ -179,9 +168,9 @@ void start(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, 
     schedule.clusters = std::min(schedule.count, std::max(cuda.multiprocessors / choice.cluster, 1));
 
     HopperOperands operands{};
-    operands.a = map_of(a, p.M, p.K, p.batch, p.a_step, kMajorA, Tile::kBlockM, kBlockK);
-    operands.b =
-        map_of(b, p.N, p.K, p.batch, p.b_step, kMajorB, Tile::kBlockN / choice.cluster, kBlockK / choice.cluster);
+    operands.a = map_of(a, p.M, p.K, p.a_row(), p.batch, p.a_step, kMajorA, Tile::kBlockM, kBlockK);
+    operands.b = map_of(b, p.N, p.K, p.transpose_b ? p.K : p.N, p.batch, p.b_step, kMajorB,
+                        Tile::kBlockN / choice.cluster, kBlockK / choice.cluster);
     operands.shared_a = p.a_step == 0;
     operands.shared_b = p.b_step == 0;
 
@@ -198,11 +187,7 @@ void start(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, 
             .all_resident = choice.splits > 1},
            matmul_wgmma_kernel<Tile, kMajorA, kMajorB, decltype(output_of<Tile>(y, p, epilogue, workspace))>, operands,
            output, schedule);
-    if (epilogue.dbias == nullptr) return;
-    const int64_t rows = tiles_of(p.M, 64);
-    float* const second = workspace + rows * p.N;
-    add_columns(cuda, epilogue.dbias, second, rows, p.N,
-                PartialSums{workspace, p.N, p.N % 4 == 0 && on_four(workspace)});
+    if (epilogue.dbias != nullptr) add_partial_sums(cuda, epilogue.dbias, workspace, tiles_of(p.M, 64), p.N);
 }
 
 template <class Tile, class Out>
@@ -224,10 +209,10 @@ bool tma_takes(const bf16* data, int64_t row, int64_t matrix = 0) {
 }
 
 const char* refuse_output(const bf16* y, const MatmulProblem& p, const MatmulEpilogue<bf16>& e) {
-    if (!tma_takes(y, p.N)) return "a row of y does not start on 16 bytes";
-    if (!tma_takes(e.pre_activation, p.N)) return "a row of pre_activation does not start on 16 bytes";
-    if (!tma_takes(e.residual, p.N)) return "a row of residual does not start on 16 bytes";
-    if (!tma_takes(e.slope_at, p.N)) return "a row of slope_at does not start on 16 bytes";
+    if (!tma_takes(y, p.y_row())) return "a row of y does not start on 16 bytes";
+    if (!tma_takes(e.pre_activation, p.y_row())) return "a row of pre_activation does not start on 16 bytes";
+    if (!tma_takes(e.residual, p.y_row())) return "a row of residual does not start on 16 bytes";
+    if (!tma_takes(e.slope_at, p.y_row())) return "a row of slope_at does not start on 16 bytes";
     if (e.residual != nullptr && p.accumulate) return "y and residual would have to be read, and there is room for one";
     return nullptr;
 }
@@ -245,7 +230,7 @@ template <class Out>
 const char* matmul_sm90_refusal(const Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
                                 const MatmulEpilogue<Out>& epilogue) {
     if (p.K == 0) return "the first product writes the sums, and there is none";
-    if (!tma_takes(a, p.transpose_a ? p.M : p.K, p.a_step)) return "a row of a does not start on 16 bytes";
+    if (!tma_takes(a, p.a_row(), p.a_step)) return "a row of a does not start on 16 bytes";
     if (!tma_takes(b, p.transpose_b ? p.K : p.N, p.b_step)) return "a row of b does not start on 16 bytes";
     return refuse_output(y, p, epilogue);
 }
@@ -254,8 +239,7 @@ size_t matmul_sm90_workspace(const MatmulChoice& choice, const MatmulProblem& p,
     const MatmulBlock block = block_of(choice.design);
     const size_t tiles = size_t(p.batch) * tiles_of(p.M, block.M * choice.cluster) * tiles_of(p.N, block.N);
     const size_t turnstiles = choice.splits > 1 ? tiles * size_t(choice.cluster) * kConsumers : 0;
-    const int64_t rows = tiles_of(p.M, 64);
-    const size_t sums = with_dbias ? size_t(rows * p.N) + column_sums_workspace(rows, p.N) : 0;
+    const size_t sums = with_dbias ? partial_sums_workspace(tiles_of(p.M, 64), p.N) : 0;
     return std::max(turnstiles, sums);
 }
 

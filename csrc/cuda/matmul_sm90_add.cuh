@@ -14,7 +14,7 @@ namespace llmcore {
 struct FloatOutput {
     TileEpilogue<float> epilogue;
     uint32_t* turnstiles;  // two for each tile, zero at the start; null if K is not split
-    bool whole_pairs;      // N and every address allow two elements at once
+    bool whole_pairs;      // row_step and every address allow two elements at once
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -47,8 +47,8 @@ LLMCORE_DEVICE void finish_pair(const FloatOutput& output, int matrix, int row, 
     const TileEpilogue<float>& e = output.epilogue;
     if (row >= e.M || column >= e.N) return;
     const int count = e.N - column;
-    const bool whole = output.whole_pairs;
-    const size_t at = (size_t(matrix) * size_t(e.M) + size_t(row)) * size_t(e.N) + size_t(column);
+    const bool whole = output.whole_pairs && count > 1;
+    const size_t at = (size_t(matrix) * size_t(e.M) + size_t(row)) * size_t(e.row_step) + size_t(column);
     if (e.fused.bias != nullptr) pair = sum_of(pair, load_pair(e.fused.bias + column, count, whole));
     if (e.fused.pre_activation != nullptr) store_pair(e.fused.pre_activation + at, pair, count, whole);
     if (e.fused.activation != Activation::kNone) {

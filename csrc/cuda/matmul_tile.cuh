@@ -23,10 +23,12 @@ LLMCORE_DEVICE uint32_t swizzled(int line, int piece) {
     return uint32_t(line * 128 + ((piece ^ (line & 7)) << 4));
 }
 
-// An operand as it lies in memory: (outer, inner), contiguous; inner is k for a K-major one.
+// An operand as it lies in memory: (outer, inner), rows of `inner` elements `row_step` apart; inner is k for a K-major
+// one.
 struct Operand {
     const bf16* data;
     int outer, inner;
+    int64_t row_step;
     bool whole_pieces;  // 16 bytes at once: every row starts on 16 bytes
 };
 
@@ -44,7 +46,7 @@ struct alignas(16) Piece {
 // The elements (outer, inner) to (outer, inner + 7) with zeros for what lies outside; any alignment.
 LLMCORE_DEVICE Piece gather_piece(const Operand& operand, int outer, int inner) {
     Piece piece;
-    const bf16* row = operand.data + size_t(outer) * size_t(operand.inner);
+    const bf16* row = operand.data + size_t(outer) * size_t(operand.row_step);
 #pragma unroll
     for (int i = 0; i < kElementsPerPiece; ++i) {
         const bool inside = outer < operand.outer && inner + i < operand.inner;
@@ -69,13 +71,14 @@ LLMCORE_DEVICE void copy_tile(const SharedTile& tile, const Operand& operand, in
     };
     if (operand.whole_pieces) {
         // Counted on from turn to turn: written as products, the offsets of all turns would be kept in registers.
-        size_t at = size_t(outer(0)) * size_t(operand.inner) + size_t(inner(0));
+        size_t at = size_t(outer(0)) * size_t(operand.row_step) + size_t(inner(0));
 #pragma unroll
         for (int turn = 0; turn < kRows / kTurn; ++turn) {
-            const bool inside = outer(turn) < operand.outer && inner(turn) < operand.inner;
-            ptx::cp_async<16>(tile.address + to + uint32_t(turn * kTurn * 128), operand.data + (inside ? at : 0),
-                              inside ? 16 : 0);
-            at += size_t(int64_t(outer(turn + 1) - outer(turn)) * operand.inner + inner(turn + 1) - inner(turn));
+            const int left = outer(turn) < operand.outer ? operand.inner - inner(turn) : 0;
+            const int bytes = left >= kElementsPerPiece ? 16 : left > 0 ? left * 2 : 0;
+            ptx::cp_async<16>(tile.address + to + uint32_t(turn * kTurn * 128), operand.data + (bytes > 0 ? at : 0),
+                              bytes);
+            at += size_t((outer(turn + 1) - outer(turn)) * operand.row_step + inner(turn + 1) - inner(turn));
         }
     } else {
 #pragma unroll 1

@@ -8,8 +8,9 @@
 // Products and sums are float whatever the storage; a result is rounded once. The CPU levels with bf16 multipliers take
 // subnormal numbers for zero, and split a float operand beside a bf16 one into two bf16 (relative error 2^-17). Every
 // element of y is summed in an order that depends on K alone: not on M, N, the other elements or the number of threads.
-// So a row of y has the same bits alone and in a batch. One exception: a float y without an epilogue (the gradient of a
-// weight) may on CUDA be summed in parts of K, whose number follows from M, N, K and the device's multiprocessors.
+// So a row of y has the same bits alone and in a batch. On CUDA that holds for K below 512; a longer sum may be cut
+// into parts, added in their order, where y has too few tiles for the device: by batch, M, N, K and the number of
+// multiprocessors, so that the same problem has the same bits on every GPU of one model.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +28,13 @@ struct MatmulProblem {
     bool transpose_a = false, transpose_b = false;
     int64_t a_step = 0, b_step = 0;
     bool accumulate = false;  // y += instead of y =
+
+    // Elements from one row of a, as it is stored, to the next, and likewise of y (and of the epilogue's matrices of
+    // its shape); 0 where rows follow one another.
+    int64_t a_row_step = 0, y_row_step = 0;
+
+    int64_t a_row() const { return a_row_step != 0 ? a_row_step : transpose_a ? M : K; }
+    int64_t y_row() const { return y_row_step != 0 ? y_row_step : N; }
 };
 
 // What follows a product, in one of two directions. Each pointer may be null.
@@ -35,7 +43,8 @@ struct MatmulProblem {
 //
 // Backward, where slope_at or dbias is given (then bias, pre_activation and residual are null, batch is 1 and y is not
 // accumulated): slope_at (M, N) is what `activation` was taken of, and is not read for Activation::kNone. dbias (N)
-// is added to: the float values of y, before they are rounded, in an order that depends on M alone.
+// is added to: the float values of y, before they are rounded, in an order that depends on M alone, on CUDA on the size
+// of tiles as well, which follows from M, N and the number of multiprocessors.
 template <class T>
 struct MatmulEpilogue {
     const T* bias = nullptr;

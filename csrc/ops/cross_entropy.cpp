@@ -109,11 +109,19 @@ struct Pass {
     bool accumulate;      // dweight += instead of =
 };
 
+// From one row of a chunk's logits to the next. Only rows that begin on 16 bytes can be copied by the pieces that a
+// GPU's products are made of.
+int64_t row_step_of(Device device, int64_t V) {
+    constexpr int64_t kAligned = 64;
+    return device.type == DeviceType::kCuda ? (V + kAligned - 1) / kAligned * kAligned : V;
+}
+
 void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const Tensor& targets,
                 const CrossEntropyOptions& options) {
     int64_t V = weight.size(0), C = weight.size(1), N = targets.numel(), rows = chunk_rows(x.device(), N, V);
     bool gradients = pass.dx.defined() || pass.dweight.defined();
-    Tensor logits_chunk = float_tensor({std::min(rows, N), V}, x);
+    int64_t row_step = row_step_of(x.device(), V);
+    Tensor logits_chunk = float_tensor({std::min(rows, N), row_step}, x);
     // The gradients are rounded to the type of the other operands of their two products, as every activation gradient
     // is; float ones would be multiplied at half the speed. Where that is float, they take the place of the logits.
     Tensor dlogits_chunk = logits_chunk;
@@ -125,6 +133,7 @@ void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const T
         auto add_weight_gradient = [&](const T* dlogits, const T* x_n, int64_t n, bool accumulate) {
             MatmulProblem problem{1, V, C, n, true, false};
             problem.accumulate = accumulate;
+            problem.a_row_step = row_step;
             multiply(backend, dweight, dlogits, x_n, problem);
         };
         if (dweight != nullptr && N == 0) add_weight_gradient(nullptr, nullptr, 0, pass.accumulate);
@@ -133,21 +142,23 @@ void run_chunks(const Pass& pass, const Tensor& x, const Tensor& weight, const T
             const T* x_n = x.data<T>() + first * C;
             const int32_t* targets_n = targets.data<int32_t>() + first;
             float* lse_n = pass.lse.data<float>() + first;
-            multiply(backend, logits, x_n, weight.data<T>(), {1, n, V, C, false, true});
+            MatmulProblem logits_problem{1, n, V, C, false, true}, dx_problem{1, n, C, V};
+            logits_problem.y_row_step = dx_problem.a_row_step = row_step;
+            multiply(backend, logits, x_n, weight.data<T>(), logits_problem);
             float* losses_n = pass.losses.defined() ? pass.losses.data<float>() + first : nullptr;
             const float* scale = pass.scale.defined() ? pass.scale.data<float>() : nullptr;
             T* dlogits = gradients ? dlogits_chunk.data<T>() : nullptr;
             if (losses_n != nullptr && gradients)
-                cross_entropy_forward_backward(backend, losses_n, lse_n, dlogits, logits, scale, targets_n, n, V, V,
-                                               options.ignore_index, options.label_smoothing);
+                cross_entropy_forward_backward(backend, losses_n, lse_n, dlogits, logits, scale, targets_n, n, V,
+                                               row_step, options.ignore_index, options.label_smoothing);
             else if (losses_n != nullptr)
-                cross_entropy_forward(backend, losses_n, lse_n, logits, targets_n, n, V, V, options.ignore_index,
+                cross_entropy_forward(backend, losses_n, lse_n, logits, targets_n, n, V, row_step, options.ignore_index,
                                       options.label_smoothing);
             else if (gradients)
                 cross_entropy_backward(backend, dlogits, pass.dloss.data<float>(), scale, logits, lse_n, targets_n, n,
-                                       V, V, options.ignore_index, options.label_smoothing);
+                                       V, row_step, options.ignore_index, options.label_smoothing);
             if (pass.dx.defined())
-                multiply(backend, pass.dx.data<T>() + first * C, dlogits, weight.data<T>(), {1, n, C, V});
+                multiply(backend, pass.dx.data<T>() + first * C, dlogits, weight.data<T>(), dx_problem);
             if (dweight != nullptr) add_weight_gradient(dlogits, x_n, n, pass.accumulate || first > 0);
         }
     });

@@ -53,6 +53,7 @@ HOT_KERNELS = {
     "attention_forward_simt_kernel": Expectation(128, ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128", "MUFU.EX2")),
     "attention_backward_simt_kernel": Expectation(128, ("FFMA", "LDS.128", "LDGSTS.E.BYPASS.128", "MUFU.EX2")),
     # Bound by memory: enough threads must run at a time to keep it busy.
+    "matmul_finish_parts_kernel": Expectation(64, ("LDG.E", "STG.E")),
     "sum_row_parts_kernel": Expectation(64, ("LDG.E", "STG.E")),
     "attention_decode_kernel": Expectation(168, ("LDG.E.128", "SHFL.BFLY", "MUFU.EX2")),
     "map_kernel": Expectation(40, ("LDG.E.128", "STG.E.128")),

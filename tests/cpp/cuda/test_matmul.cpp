@@ -23,16 +23,28 @@ void for_variants(const Case<Out, A, B>&, F&& f) {
     }
 }
 
+TileSize size_of(Variant variant) {
+    return variant == Variant::kSm80Large || variant == Variant::kSimtLarge ? TileSize::kLarge : TileSize::kSmall;
+}
+
+template <class Out, class A, class B>
+void multiply(const Cut& cut, Out* y, Case<Out, A, B>& c, float* column_sums = nullptr) {
+    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>)
+        matmul_sm80(kCuda, cut, y, c.a.data, c.b.data, c.problem, c.epilogue(), column_sums);
+    else
+        matmul_simt(kCuda, cut, y, c.a.data, c.b.data, c.problem, c.epilogue(), column_sums);
+}
+
 template <class Out, class A, class B>
 void run(Case<Out, A, B>& c, Variant variant) {
     c.reset();
-    if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, bf16>) {
-        TileSize size = variant == Variant::kSm80Large ? TileSize::kLarge : TileSize::kSmall;
-        matmul_sm80(kCuda, size, c.y.data, c.a.data, c.b.data, c.problem, c.epilogue());
-    } else {
-        TileSize size = variant == Variant::kSimtLarge ? TileSize::kLarge : TileSize::kSmall;
-        matmul_simt(kCuda, size, c.y.data, c.a.data, c.b.data, c.problem, c.epilogue());
-    }
+    const Cut cut{size_of(variant)};
+    if (!c.extras.dbias) return multiply(cut, c.y.data, c);
+    const size_t tiles = tiles_of(c.problem.M, side_of(cut.tile)), N = size_t(c.problem.N);
+    Buffer<float> column_sums(tiles * N, 0);
+    column_sums.fill(NAN);
+    multiply(cut, c.y.data, c, column_sums.data);
+    for (size_t i = 0; i < column_sums.size; ++i) c.dbias.data[i % N] += column_sums.data[i];
 }
 
 template <class Out, class A, class B>
@@ -130,6 +142,36 @@ TEST(matmul_epilogues) {
     check_epilogues<float, float>();
 }
 
+// The gradient on its way back through an activation, with the sums of its columns over each tile's rows.
+template <class Out, class A>
+void check_backward() {
+    const Activation relu = Activation::kRelu;
+    for (int64_t N : {136, 67})
+        for (int64_t y_row_step : {int64_t{0}, N + 5}) {
+            MatmulProblem p = plain(150, N, 24, 0);
+            p.y_row_step = y_row_step;
+            check_integers<Out, A, A>(p, {.activation = relu, .slope = true});
+            check_integers<Out, A, A>(p, {.activation = relu, .slope = true, .dbias = true}, 2);
+            check_integers<Out, A, A>(p, {.dbias = true});
+        }
+}
+
+TEST(matmul_backward) {
+    check_backward<bf16, bf16>();
+    check_backward<float, float>();
+}
+
+TEST(matmul_backward_under_every_policy) {
+    Case<bf16, bf16, bf16> c(plain(72, 72, 136, 0), {.activation = Activation::kRelu, .slope = true, .dbias = true});
+    c.generate(small_integer);
+    for_policies_of_this_build([&] {
+        for_variants(c, [&](Variant variant) {
+            run(c, variant);
+            check(c, 0);
+        });
+    });
+}
+
 TEST(matmul_activations) {
     for (Activation kind : {Activation::kGeluTanh, Activation::kGelu, Activation::kSilu, Activation::kTanh}) {
         Case<float, bf16, bf16> c(plain(24, 40, 16, 2), {.bias = true, .activation = kind});
@@ -137,6 +179,12 @@ TEST(matmul_activations) {
         for_variants(c, [&](Variant variant) {
             run(c, variant);
             check(c, 1e-5);
+        });
+        Case<bf16, bf16, bf16> back(plain(24, 40, 16, 0), {.activation = kind, .slope = true, .dbias = true});
+        back.generate(random_number);
+        for_variants(back, [&](Variant variant) {
+            run(back, variant);
+            check(back, 1e-5);
         });
     }
 }
@@ -185,6 +233,61 @@ TEST(matmul_has_no_bank_conflicts) {
             EXPECT(emu::statistics().bank_conflicts == 0);
         });
     }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rows that lie apart, and sums in parts
+
+// What lies between rows, here NaN, is neither read nor written; rows of a may end anywhere.
+template <class Out, class A>
+void check_row_steps(MatmulProblem p, int64_t a_row_step) {
+    p.a_row_step = a_row_step;
+    p.y_row_step = 72;
+    Case<Out, A, A> c(p, {});
+    c.generate(small_integer);
+    const int64_t inside = p.transpose_a ? p.M : p.K;
+    for (size_t i = 0; i < c.a.size; ++i)
+        if (int64_t(i) % p.a_row_step >= inside) c.a.data[i] = from_float<A>(NAN);
+    for_variants(c, [&](Variant variant) {
+        run(c, variant);
+        check(c, 0);
+    });
+}
+
+TEST(matmul_rows_may_lie_apart) {
+    for (int transposes = 0; transposes < kTransposes; ++transposes)
+        for (int64_t a_row_step : {136, 131}) {
+            check_row_steps<bf16, bf16>(plain(130, 67, 129, transposes), a_row_step);
+            check_row_steps<float, float>(plain(130, 67, 129, transposes), a_row_step);
+        }
+}
+
+// Each part of K is a matrix of its own; together they are the product.
+template <class A>
+void check_parts(int64_t K, int parts, int part_k) {
+    for (int transposes = 0; transposes < kTransposes; ++transposes)
+        for (TileSize tile : {TileSize::kSmall, TileSize::kLarge}) {
+            Case<float, A, A> c(batched(2, plain(9, 70, K, transposes), false, true), {});
+            c.generate(small_integer);
+            Buffer<float> sums(c.outputs() * size_t(parts), 0);
+            sums.fill(NAN);
+            multiply({tile, parts, part_k}, sums.data, c);
+            const size_t matrix = c.outputs() / 2;
+            for (size_t i = 0; i < c.outputs(); ++i) {
+                float sum = 0;
+                for (size_t part = 0; part < size_t(parts); ++part)
+                    sum += sums.data[(i / matrix * size_t(parts) + part) * matrix + i % matrix];
+                c.y.data[i] = sum;
+            }
+            check(c, 0);
+        }
+}
+
+TEST(matmul_in_parts) {
+    check_parts<bf16>(200, 2, 128);
+    check_parts<bf16>(193, 4, 64);
+    check_parts<float>(200, 2, 128);
+    check_parts<float>(129, 3, 64);
 }
 
 }  // namespace

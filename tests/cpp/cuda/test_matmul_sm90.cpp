@@ -101,6 +101,30 @@ TEST(matmul_sm90_batches_share_an_operand_or_none) {
     }
 }
 
+// What lies between rows, here NaN, is neither read nor written.
+template <class Out>
+void check_row_steps(const MatmulChoice& choice, int transposes) {
+    MatmulProblem p = batched(2, plain(130, 72, 136, transposes), true, true);
+    p.a_row_step = 144;
+    p.y_row_step = 80;
+    if (p.transpose_b) p.N = 67;  // b's rows are along K then
+    Case<Out, bf16, bf16> c(p, {.bias = true});
+    c.generate(small_integer);
+    const int64_t inside = p.transpose_a ? p.M : p.K;
+    for (size_t i = 0; i < c.a.size; ++i)
+        if (int64_t(i) % p.a_row_step >= inside) c.a.data[i] = from_float<bf16>(NAN);
+    run(c, choice);
+    check(c, 0);
+}
+
+TEST(matmul_sm90_rows_may_lie_apart) {
+    for (MatmulDesign design : kMatmulDesigns)
+        for (int transposes = 0; transposes < kTransposes; ++transposes) {
+            check_row_steps<bf16>({design, 1 + transposes % 2, 1}, transposes);
+            if (transposes & 2) check_row_steps<float>({offered<float>(design), 1, 1}, transposes);
+        }
+}
+
 // The contract: a row has the same bits alone and in a matrix, whatever the tile.
 TEST(matmul_sm90_bits_do_not_depend_on_the_design) {
     Case<float, bf16, bf16> whole(plain(130, 144, 200, 2), {}), row(plain(1, 144, 200, 2), {});
@@ -237,6 +261,13 @@ TEST(matmul_sm90_refuses_what_tma_cannot_describe) {
     MatmulProblem p = plain(8, 8, 8, 0);
     p.batch = 2;
     p.a_step = 68;
+    EXPECT(why(p, a.data) == row_of_a);
+    p = plain(16, 61, 64, 2);
+    p.a_row_step = p.y_row_step = 72;
+    EXPECT(why(p, a.data) == "");
+    p.y_row_step = 66;
+    EXPECT(why(p, a.data) == "a row of y does not start on 16 bytes");
+    p.a_row_step = 66;
     EXPECT(why(p, a.data) == row_of_a);
     p = plain(64, 64, 64, 0);
     EXPECT(why(p, a.data, {.pre_activation = y.data + 4}) == "a row of pre_activation does not start on 16 bytes");
