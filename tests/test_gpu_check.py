@@ -107,6 +107,20 @@ def test_a_training_step_is_measured(tmp_path):
     file = tmp_path / "training.json"
     result = run_emulated("benchmarks.gpu.training", "--small", "--seconds", "0", "--json", str(file))
     assert result.returncode == 0, result.stdout + result.stderr
-    (record,) = json.loads(file.read_text())
-    assert record["what"] == "GPT-2 (small) bfloat16, 2 x 32 tokens a step"
-    assert record["tokens_per_s"] > 0
+    what = "GPT-2 (small) bfloat16, 2 x 32 tokens a step"
+    records = json.loads(file.read_text())
+    assert [record["what"] for record in records] == [what, f"{what}, without CUDA graphs"]
+    assert all(record["tokens_per_s"] > 0 for record in records)
+
+
+def test_losses_of_cpu_and_gpu_are_compared(tmp_path):
+    file = tmp_path / "loss_curve.json"
+    result = run_emulated("benchmarks.gpu.loss_curve", "--small", "--steps", "3", "--json", str(file))
+    assert result.returncode == 0, result.stdout + result.stderr
+    for record in json.loads(file.read_text()):
+        assert len(record["cpu"]) == len(record["cuda"]) == 3 and 5 < record["cpu"][0] < 6
+    (tmp_path / "parts.tsv").write_text("training\tpassed\t1\n")
+    report = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu.report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "GPT-2 (small) float32, 3 steps: loss " in report.stdout and "greatest difference" in report.stdout

@@ -65,6 +65,9 @@ def table(record: dict) -> str:
             "",
             f"{t['what']}: {number(t['tokens_per_s'], 0)} tokens/s, torch {number(t['torch_tokens_per_s'], 0)}",
         ]
+    for curve in record["loss_curve"]:
+        last = f"{curve['cpu'][-1]:.4f} on the CPU, {curve['cuda'][-1]:.4f} on the GPU"
+        lines += ["", f"{curve['what']}: loss {last}, greatest difference {curve['greatest_difference']:.1e}"]
     return "\n".join(lines)
 
 
@@ -76,6 +79,7 @@ def main() -> None:
         "parts": read_parts(folder),
         "kernels": read_measurements(folder, "kernels.json"),
         "training": read_measurements(folder, "training.json"),
+        "loss_curve": read_measurements(folder, "loss_curve.json"),
     }
     (folder / "gpu_check.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(record))
