@@ -76,5 +76,5 @@ if __name__ == "__main__":
     for each in settings(__doc__):
         for N, V in [(256, 50257), (4096, 65)]:
             bench_logits(each, N, V)
-        for N, V, C in [(256, 50257, 768), (4096, 4096, 384), (4096, 65, 384)]:
+        for N, V, C in [(256, 50257, 768), (1024, 50257, 768), (4096, 4096, 384), (4096, 65, 384)]:
             bench_linear(each, N, V, C)

@@ -113,11 +113,11 @@ void cross_entropy_reduce(Backend, float* loss, const float* losses, const float
 template <class Backend, class Out, class T>
 void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const float* scale, const T* logits,
                             const float* lse, const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
-                            int32_t ignore_index, float label_smoothing) {
+                            int64_t dlogits_row_step, int32_t ignore_index, float label_smoothing) {
     float factor = dloss ? *dloss * *scale : *scale;
     parallel_for(N, rows_per_task(V), [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
-            Out* row = dlogits + n * row_step;
+            Out* row = dlogits + n * dlogits_row_step;
             if (targets[n] == ignore_index)
                 for_each_vector(V, [&](auto at) { at.store(row, Vec{}); });
             else
@@ -129,11 +129,11 @@ void cross_entropy_backward(Backend, Out* dlogits, const float* dloss, const flo
 template <class Backend, class Out>
 void cross_entropy_forward_backward(Backend, float* losses, float* lse, Out* dlogits, float* logits, const float* scale,
                                     const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
-                                    int32_t ignore_index, float label_smoothing) {
+                                    int64_t dlogits_row_step, int32_t ignore_index, float label_smoothing) {
     float factor = *scale;
     parallel_for(N, rows_per_task(V), [=](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
-            Out* row = dlogits + n * row_step;
+            Out* row = dlogits + n * dlogits_row_step;
             lse[n] = losses[n] = 0.0f;
             if (targets[n] == ignore_index)
                 for_each_vector(V, [&](auto at) { at.store(row, Vec{}); });

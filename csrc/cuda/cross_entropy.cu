@@ -28,6 +28,7 @@ struct Rows {
     int64_t V, row_step;
     int32_t ignore_index;
     float label_smoothing;
+    int64_t dlogits_row_step = 0;  // where there are gradients
 
     LLMCORE_DEVICE bool counts(int32_t target) const { return target != ignore_index && target >= 0 && target < V; }
 };
@@ -218,7 +219,7 @@ __global__ void __launch_bounds__(kWarps * 32)
                                   const float* lse, Rows rows) {
     constexpr int kThreads = kWarps * 32, kPer = kPerGroup<T, kVectors>;
     const int64_t n = blockIdx.x;
-    Out* dlogits_n = dlogits + n * rows.row_step;
+    Out* dlogits_n = dlogits + n * rows.dlogits_row_step;
     const T* logits_n = logits + n * rows.row_step;
     const int32_t target = rows.targets[n];
     if (!rows.counts(target)) return write_zeros<kThreads, kPer>(dlogits_n, rows.V);
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     LLMCORE_SHARED(WarpSums<kWarps>, partial);
     float* kept = shared_memory<float>();
     const int64_t n = blockIdx.x;
-    Out* dlogits_n = dlogits + n * rows.row_step;
+    Out* dlogits_n = dlogits + n * rows.dlogits_row_step;
     const float* logits_n = logits + n * rows.row_step;
     const int32_t target = rows.targets[n];
     if (!rows.counts(target)) {
@@ -382,10 +383,10 @@ void cross_entropy_reduce(Backend cuda, float* loss, const float* losses, const 
 template <class Backend, class Out, class T>
 void cross_entropy_backward(Backend cuda, Out* dlogits, const float* dloss, const float* scale, const T* logits,
                             const float* lse, const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
-                            int32_t ignore_index, float label_smoothing) {
+                            int64_t dlogits_row_step, int32_t ignore_index, float label_smoothing) {
     if (N == 0) return;
-    const Rows rows{targets, V, row_step, ignore_index, label_smoothing};
-    const bool vectors = rows_on(logits, row_step, kPerVector<T>) && rows_on(dlogits, row_step, kPerVector<T>);
+    const Rows rows{targets, V, row_step, ignore_index, label_smoothing, dlogits_row_step};
+    const bool vectors = rows_on(logits, row_step, kPerVector<T>) && rows_on(dlogits, dlogits_row_step, kPerVector<T>);
     with_shape(V, vectors, [&](auto shape) {
         launch(block_per_row(cuda, N, shape), cross_entropy_backward_kernel<Out, T, shape.warps, shape.vectors>,
                dlogits, dloss, scale, logits, lse, rows);
@@ -395,10 +396,11 @@ void cross_entropy_backward(Backend cuda, Out* dlogits, const float* dloss, cons
 template <class Backend, class Out>
 void cross_entropy_forward_backward(Backend cuda, float* losses, float* lse, Out* dlogits, float* logits,
                                     const float* scale, const int32_t* targets, int64_t N, int64_t V, int64_t row_step,
-                                    int32_t ignore_index, float label_smoothing) {
+                                    int64_t dlogits_row_step, int32_t ignore_index, float label_smoothing) {
     if (N == 0) return;
-    const Rows rows{targets, V, row_step, ignore_index, label_smoothing};
-    const bool vectors = rows_on(logits, row_step, kPerVector<float>) && rows_on(dlogits, row_step, kPerVector<float>);
+    const Rows rows{targets, V, row_step, ignore_index, label_smoothing, dlogits_row_step};
+    const bool vectors =
+        rows_on(logits, row_step, kPerVector<float>) && rows_on(dlogits, dlogits_row_step, kPerVector<float>);
     const size_t row_bytes = static_cast<size_t>((V + 3) / 4 * 4) * sizeof(float);
     const size_t room = static_cast<size_t>(cuda.shared_bytes) - sizeof(WarpSums<32>);
     const bool keeps = row_bytes <= room;

@@ -49,8 +49,7 @@ def _gpt2_activations(config: Any, batch: MicroBatch) -> tuple[int, int]:
     """
     held, C, layers, inner = batch.held, config.n_embd, config.n_layer, config.n_inner or 4 * config.n_embd
     layer = 5 * held(C) + held(3 * C) + 2 * held(inner) + 4 * held(1, 4) + held(config.n_head, 4)
-    # backward through an MLP: gradients of hidden layer and input; or a chunk of logits in float32, and of their
-    # gradients, which take the logits' place if they are float32, too
+    # backward through an MLP: gradients of hidden layer and input; or a chunk of logits
     backward = 2 * held(inner) + 2 * held(C)
     logits = _chunk_of_logits(batch, config.vocab_size) if batch.words else 0
     if batch.activation_checkpointing:
@@ -97,17 +96,22 @@ def _bert_activations(config: Any, batch: MicroBatch) -> tuple[int, int]:
 
 
 def _chunk_of_logits(batch: MicroBatch, vocabulary: int) -> int:
-    """Bytes of a chunk of logits in float32, and of their gradients, which take their place if they are float32."""
-    chunk = _chunk_rows(batch.rows, vocabulary, batch.on_gpu) * vocabulary
-    return block_size(chunk * 4) + (block_size(chunk * batch.element) if batch.element < 4 else 0)
+    """Bytes of a chunk of logits in float32, and, on a GPU, of their gradients if they are not float32. Otherwise those
+    take the logits' place."""
+    chunk = _chunk_rows(batch, vocabulary) * vocabulary
+    return block_size(chunk * 4) + (block_size(chunk * batch.element) if batch.on_gpu and batch.element < 4 else 0)
 
 
-def _chunk_rows(rows: int, vocabulary: int, on_gpu: bool) -> int:
+def _chunk_rows(batch: MicroBatch, vocabulary: int) -> int:
     """Rows of a chunk of logits, as csrc/ops/cross_entropy.cpp chooses them."""
-    good = 8192 if on_gpu else max(256, (1 << 20) // vocabulary)
-    most = min(max((1 << (28 if on_gpu else 24)) // vocabulary, 1), good)
-    chunks = max(-(-rows // most), 1)
-    return max(-(-rows // chunks), 1)
+    if batch.on_gpu:
+        good, logits = 8192, 1 << 28
+    else:
+        good, logits = (512, 1 << 25) if batch.element < 4 else (256, 1 << 24)
+        good = max(good, (1 << 20) // vocabulary)
+    most = min(max(logits // vocabulary, 1), good)
+    chunks = max(-(-batch.rows // most), 1)
+    return max(-(-batch.rows // chunks), 1)
 
 
 # model_type -> count of activations
