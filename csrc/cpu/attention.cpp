@@ -81,6 +81,7 @@ void forward_block(T* out, float* lse, const T* q, const ForwardScratch& scratch
     int64_t n = least(kQueries, p.Tq - query), row = round_to_vectors(p.HS);
     Mask mask(p, scratch.words);
     pack_rows(scratch.q, q + query * p.q_stride, p.q_stride, n, p.HS, p.scale);
+    prefetch_for_writing(out + query * p.NH * p.HS, p.NH * p.HS, n, p.HS);
     std::memset(scratch.out, 0, n * row * sizeof(float));
     std::memset(scratch.row_sum, 0, n * kLanes * sizeof(float));
     for (int64_t i = 0; i < n; ++i) scratch.row_max[i] = -kInfinity;
@@ -147,11 +148,13 @@ void backward_block(T* dq, const T* dout, const T* q, const T* out, const float*
     Mask mask(p, scratch.words);
     pack_rows(scratch.q, q + query * p.q_stride, p.q_stride, n, p.HS, p.scale);
     pack_rows(scratch.dout, dout + query * out_stride, out_stride, n, p.HS, 1.0f);
+    prefetch_for_writing(dq + query * p.q_stride, p.q_stride, n, p.HS);
     std::memset(scratch.dq, 0, n * row * sizeof(float));
     float delta[kQueries];  // sum over j of P * dP, which equals out . dout
     for (int64_t i = 0; i < n; ++i) {
         Vec sums{};
         const T* out_i = out + (query + i) * out_stride;
+        if (i + kRowsAhead < n) prefetch_row(out_i + kRowsAhead * out_stride, p.HS);
         for_each_vector(p.HS, [&](auto at) { sums += at.load(out_i) * load(scratch.dout + i * row + at.column); });
         delta[i] = sum(sums);
     }

@@ -41,6 +41,7 @@ LLMCORE_INLINE void swap_blocks(Vec& a, Vec& b, std::integer_sequence<int, lane.
 // Transposes kLanes x kLanes numbers in registers: swaps the off-diagonal halves, then those of each half, ...
 template <int width = kLanes / 2>
 LLMCORE_INLINE void transpose(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i)
         if (!(i & width)) swap_blocks<width>(rows[i], rows[i + width], std::make_integer_sequence<int, kLanes>{});
     if constexpr (width > 1) transpose<width / 2>(rows);
@@ -49,11 +50,29 @@ LLMCORE_INLINE void transpose(Vec (&rows)[kLanes]) {
 // ----------------------------------------------------------------------------------------------------------------
 // packing
 
+// A head's rows lie in different pages, where the processor's own prefetchers do not follow. Without being asked for
+// they cost 5 % of the forward pass and 15 % of the backward pass (256 keys, AVX-512). So packing asks for the row that
+// comes so many later, and who will write rows asks for those.
+constexpr int64_t kRowsAhead = 16;
+
+template <bool kForWriting = false, class T>
+LLMCORE_INLINE void prefetch_row(const T* row, int64_t C) {
+    for (int64_t byte = 0; byte < C * static_cast<int64_t>(sizeof(T)); byte += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, kForWriting, 2);
+}
+
+template <class T>
+LLMCORE_INLINE void prefetch_for_writing(const T* x, int64_t stride, int64_t rows, int64_t C) {
+    for (int64_t i = 0; i < rows; ++i) prefetch_row<true>(x + i * stride, C);
+}
+
 // tile[i][c] = x[i][c] * factor; columns from C to the next whole vector become 0.
 template <class T>
 LLMCORE_INLINE void pack_rows(float* tile, const T* x, int64_t stride, int64_t rows, int64_t C, float factor) {
-    for (int64_t i = 0; i < rows; ++i, tile += round_to_vectors(C), x += stride)
+    for (int64_t i = 0; i < rows; ++i, tile += round_to_vectors(C), x += stride) {
+        if (i + kRowsAhead < rows) prefetch_row(x + kRowsAhead * stride, C);
         for_each_vector(C, [&](auto at) { store(tile + at.column, at.load(x) * factor); });
+    }
 }
 
 // tile[c][i] = x[i][c] for c < C; rows of the tile are tile_stride apart, and columns from `rows` to the next whole
@@ -61,10 +80,13 @@ LLMCORE_INLINE void pack_rows(float* tile, const T* x, int64_t stride, int64_t r
 template <class T>
 inline void pack_transposed(float* tile, int64_t tile_stride, const T* x, int64_t stride, int64_t rows, int64_t C) {
     for (int64_t i0 = 0; i0 < rows; i0 += kLanes) {
+        for (int64_t i = i0 + kLanes; i < rows && i < i0 + 2 * kLanes; ++i) prefetch_row(x + i * stride, C);
         for_each_vector(C, [&](auto at) {
             Vec block[kLanes];
+#pragma GCC unroll 16
             for (int i = 0; i < kLanes; ++i) block[i] = i0 + i < rows ? at.load(x + (i0 + i) * stride) : Vec{};
             transpose(block);
+#pragma GCC unroll 16
             for (int c = 0; c < kLanes; ++c)
                 if (at.column + c < C) store(tile + (at.column + c) * tile_stride + i0, block[c]);
         });
@@ -74,8 +96,10 @@ inline void pack_transposed(float* tile, int64_t tile_stride, const T* x, int64_
 // x[i][c] = tile[i][c] * factor
 template <class T>
 LLMCORE_INLINE void unpack_rows(T* x, int64_t stride, const float* tile, int64_t rows, int64_t C, float factor) {
-    for (int64_t i = 0; i < rows; ++i, tile += round_to_vectors(C), x += stride)
+    for (int64_t i = 0; i < rows; ++i, tile += round_to_vectors(C), x += stride) {
+        if (i + kRowsAhead < rows) prefetch_row<true>(x + kRowsAhead * stride, C);
         for_each_vector(C, [&](auto at) { at.store(x, load(tile + at.column) * factor); });
+    }
 }
 
 // ----------------------------------------------------------------------------------------------------------------
@@ -102,13 +126,18 @@ inline void block_product(float* c, int64_t c_stride, const float* a, int64_t a_
     Vec sums[kRows][kVectors] = {};
     for (int64_t k = 0; k < depth; ++k, b += b_stride) {
         Vec b_k[kVectors];
+#pragma GCC unroll 4
         for (int n = 0; n < kVectors; ++n) b_k[n] = load(b + n * kLanes);
+#pragma GCC unroll 6
         for (int i = 0; i < kRows; ++i) {
             Vec a_ik = broadcast(kTransposedA ? a + k * a_stride + i : a + i * a_stride + k);
+#pragma GCC unroll 4
             for (int n = 0; n < kVectors; ++n) sums[i][n] += a_ik * b_k[n];
         }
     }
+#pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
         for (int n = 0; n < kVectors; ++n) {
             float* c_in = c + i * c_stride + n * kLanes;
             store(c_in, accumulate ? load(c_in) + sums[i][n] : sums[i][n]);
