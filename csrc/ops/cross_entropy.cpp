@@ -17,7 +17,7 @@ struct ChunkSizes {
 
 // On the CPU a chunk takes 64 MiB at most, or 128 with bf16 operands. Within that, so many rows amortise what each
 // chunk costs, packing the weight twice and going through its gradient (N = 1024, V = 50257, C = 768, two threads, ms:
-// bf16 275, 220, 165 and 161 with 128, 256, 512 and 1024 rows; float 1017, 877, 864, 847), and 4 MiB keep a small
+// bf16 283, 227, 164 and 164 with 128, 256, 512 and 1024 rows; float 1017, 877, 864, 847), and 4 MiB keep a small
 // vocabulary's logits in the cache. A GPU needs thousands of rows to be full: 8192, or what 1 GiB holds.
 constexpr ChunkSizes kCpuChunk{1 << 24, 1 << 20, 256}, kCpuBf16Chunk{1 << 25, 1 << 20, 512},
     kCudaChunk{1 << 28, 0, 8192};
