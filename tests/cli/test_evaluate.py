@@ -131,3 +131,7 @@ def test_mistakes(folder):
     assert "row 0: 'prompt' must be a text" in refused("decoder", "--data", "test.jsonl", "--metrics", "chrf")
     (folder / "other.jsonl").write_text('{"text": "good", "label": "excellent"}\n')
     assert "excellent" in refused("classes", "--data", "other.jsonl")
+    assert "row 0: there is no label to compare with" in refused("classes", "--data", "book.txt")
+    assert "--num_threads is from 0" in refused("classes", "--data", "test.jsonl", "--num_threads", "-2")
+    assert "cut text for a decoder" in refused("classes", "--data", "test.jsonl", "--window", "8")
+    assert "--tasks bring their own data" in refused("decoder", "--data", "book.txt", "--tasks", "texts")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import llmcore
 from llmcore.data.vocabularies import byte_tokenizer
+from llmcore.errors import CheckpointError
 from tests.cli.helpers import run, run_json
 from tests.published import installed_files
 from tests.training.bert import REVIEWS, make_config, make_tokenizer
@@ -39,6 +41,8 @@ def folder(tmp_path_factory) -> Path:
         writer.writerows((row["text"], ["bad", "good"][row["label"]]) for row in REVIEWS)
     scores = [{"text": row["text"], "score": row["label"] - 0.25} for row in REVIEWS]
     (folder / "scores.jsonl").write_text("\n".join(map(json.dumps, scores)))
+    (folder / "same.csv").write_text("text,label\na film,good\na dog,good\n")
+    (folder / "latin.csv").write_bytes("text,label\ncaf\u00e9,good\n".encode("latin-1"))
     (folder / "text.txt").write_text("\n".join(row["text"] for row in REVIEWS))
     chats = [
         {"messages": [{"role": "user", "content": word}, {"role": "assistant", "content": word.upper()}]}
@@ -92,12 +96,11 @@ def test_an_adapter_and_its_merging(folder):
 
 
 def test_masked_words_from_lines(folder):
-    result = run_json(
-        *("finetune", "bert", "--train_file", "text.txt", "--output_dir", "words", "--whole_word_mask"),
-        *(*QUICK, "--num_train_epochs", "2"),
-        cwd=folder,
-    )
-    assert result["task"] == "masked-lm"
+    command = ["finetune", "bert", "--train_file", "text.txt", "--output_dir", "words", "--whole_word_mask"]
+    finished = run(*command, *QUICK, "--num_train_epochs", "2", cwd=folder)
+    assert 'next: llmcore.pipeline("fill-mask", "words") in Python' in finished.stdout
+    sample = next(line for line in finished.stderr.splitlines() if line.startswith("sample: "))
+    assert sample.startswith("sample: '[CLS]") and "[[" not in sample  # as the model sees it, not as a gap in full
     assert type(llmcore.pipeline(model=str(folder / "words")).model) is llmcore.BertForMaskedLM
 
 
@@ -131,9 +134,67 @@ def test_mistakes_are_sentences(folder):
         (["finetune", "bert", "--train_file", "reviews.csv", "--task", "regression"], "regression needs numbers"),
         (
             ["finetune", "gpt2", "--train_file", "text.txt", "--task", "masked-lm"],
-            "there is no such model of model_type 'gpt2'",
+            "a model of model_type 'gpt2' cannot do this",
         ),
         (["finetune", "bert", "--train_file", "nothing.csv"], "nothing.csv is not a file"),
-        (["chat", "bert"], "there is no such model of model_type 'bert'"),
+        (["chat", "bert"], "a model of model_type 'bert' cannot do this"),
+        (["chat", "gpt2", "--prompt", "hi", "--temperature", "-1"], "--temperature is 0 (the likeliest token) or more"),
+        (["chat", "gpt2", "--prompt", "hi", "--top_p", "0.5"], "give --temperature above 0, too"),
+        (["chat", "gpt2", "--prompt", "hi", "--num_threads", "-1"], "--num_threads is from 0 (all that this"),
+        (["finetune", "bert", "--train_file", "reviews.csv", "--lora_r", "4"], "--lora_r says how an adapter is made"),
+        (
+            ["finetune", "bert", "--train_file", "reviews.csv", "--mlm_probability", "0.3"],
+            "--mlm_probability is for --task masked-lm; these rows train sequence-classification",
+        ),
+        (
+            ["finetune", "bert", "--train_file", "reviews.csv", "--output_dir", "./bert"],
+            "./bert is the folder of the model to start from",
+        ),
+        (
+            ["finetune", "bert", "--train_file", "reviews.csv", "--validation_file", "text.txt"],
+            "--validation_file has 192 rows of text ('text'); --train_file has 192 rows of text with a label",
+        ),
+        (["finetune", "bert", "--train_file", "same.csv"], "every row has the label 'good'"),
+        (["finetune", "bert", "--train_file", "latin.csv"], "latin.csv is not UTF-8"),
+        (["finetune", "bert", "--train_file", "reviews.csv", "--output_dir", "text.txt"], "a folder is needed there"),
     ):
         assert message in run(*arguments, cwd=folder, status=2).stderr
+
+
+def test_adapters_that_do_not_fit(folder):
+    """What is asked of an adapter and cannot be, is refused before a file is written."""
+    base = llmcore.AutoModelForCausalLM.from_pretrained(folder / "gpt2")
+    llmcore.get_peft_model(base, llmcore.LoraConfig(task_type="CAUSAL_LM")).save_pretrained(folder / "beside")
+    config = json.loads((folder / "beside" / "adapter_config.json").read_text())
+    for name, other in (("nameless", None), ("encoders", str(folder / "bert"))):
+        shutil.copytree(folder / "beside", folder / name)
+        changed = json.dumps({**config, "base_model_name_or_path": other})
+        (folder / name / "adapter_config.json").write_text(changed)
+    for arguments, message in (
+        (["nowhere"], "nowhere is no folder; expected one with adapter_config.json"),
+        (["gpt2"], "gpt2 holds no adapter"),
+        (["beside", "--output_dir", "beside/."], "is the folder of the adapter, which would be lost"),
+        (["beside", "--output_dir", "gpt2"], "gpt2 is the folder of its base model, which would be lost"),
+        (["nameless"], "the adapter names no base model; write its folder as base_model_name_or_path"),
+        (["encoders"], "a model of model_type 'bert' cannot do this; these can: gpt2, llama"),
+    ):
+        assert message in run("merge-lora", *arguments, cwd=folder, status=2).stderr
+    assert (
+        "llmcore merge-lora beside"
+        in run("finetune", "beside", "--train_file", "text.txt", cwd=folder, status=2).stderr
+    )
+    assert not (folder / "beside-merged").exists() and not (folder / "beside" / "model.safetensors").exists()
+
+
+def test_a_head_for_another_number_of_labels_begins_anew(folder):
+    """From two classes to numbers, whole and as an adapter, which then loads over its base with two."""
+    llmcore.BertForSequenceClassification(make_config(id2label={0: "bad", 1: "good"})).save_pretrained(folder / "two")
+    make_tokenizer().save_pretrained(folder / "two")
+    settings = [*QUICK, "--max_steps", "2", "--validation_fraction", "0", "--save_strategy", "no"]
+    for name, lora in (("numbers", []), ("numbers-adapter", ["--lora"])):
+        command = ["finetune", "two", "--train_file", "scores.jsonl", "--output_dir", name, *lora]
+        assert run_json(*command, *settings, cwd=folder)["task"] == "regression"
+        model = llmcore.AutoModelForSequenceClassification.from_pretrained(folder / name)
+        assert model.config.num_labels == 1 and model.classifier.weight.shape[0] == 1
+    with pytest.raises(CheckpointError, match="classifier.bias must have shape"):
+        llmcore.AutoModelForSequenceClassification.from_pretrained(folder / "two", num_labels=1)

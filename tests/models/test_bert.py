@@ -117,7 +117,7 @@ def test_save_and_load(tmp_path, dtype):
         AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=4)
     with pytest.raises(ConfigError, match="no field 'num_label'; did you mean 'num_labels'"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path, num_label=4)
-    with pytest.raises(ConfigError, match="there is no such model of model_type 'bert'; known: gpt2, llama"):
+    with pytest.raises(ConfigError, match="a model of model_type 'bert' cannot do this; these can: gpt2, llama"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 

@@ -230,7 +230,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(ConfigError, match="has an adapter already"):
         get_peft_model(model, LoraConfig())
     model.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="base model '' is no folder here"):
+    with pytest.raises(ConfigError, match="the adapter names no base model"):
         llmcore.AutoModelForCausalLM.from_pretrained(tmp_path)
     other = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**other, "r": 3}))
