@@ -103,6 +103,9 @@ def test_groups_too_large_for_validation():
     others = [some_text(seed) for seed in range(100, 180)]
     sides = sides_of([*few, *others])
     assert {sides[text] for text in few} == {"train"} and "validation" in sides.values()
+    for number in range(12):  # among as many groups some would be drawn for validation
+        alike = [edited(some_text(number), 0.05, seed) for seed in range(15)]
+        assert min(places_of_near_duplicates([*alike, *others[:25]], 0.3, []).values()) >= 0.3
     notes: list[str] = []
     assert places_of_near_duplicates([edited(form, 0.05, seed) for seed in range(60)], 0.1, notes) == {}
     assert "60 of 60 documents are so alike" in notes[0]
