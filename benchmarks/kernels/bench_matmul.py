@@ -10,9 +10,10 @@ import numpy as np
 from benchmarks.timing import as_torch, check, random_tensor, report, settings, torch
 from llmcore import _core
 
-# GPT-2 small with 1024 tokens, its head, few rows, and a narrow result: (M, N, K).
+# GPT-2 small with 1024 tokens, its head, generation for 1 to 8 prompts, and narrow results: (M, N, K).
 SHAPES = [(1024, 768, 3072), (1024, 3072, 768), (1024, 2304, 768), (1024, 768, 768), (256, 768, 768)]
-SHAPES += [(256, 50257, 768), (32, 768, 768), (1, 3072, 768), (1024, 65, 384)]
+SHAPES += [(256, 50257, 768), (32, 768, 768), (1024, 65, 384), (1024, 2, 768), (1024, 1, 768)]
+SHAPES += [(M, N, K) for N, K in ((768, 768), (3072, 768), (768, 3072), (50257, 768)) for M in (1, 2, 4, 8)]
 FORMS = {"a b": (False, False), "a b^T": (False, True), "a^T b": (True, False)}
 
 

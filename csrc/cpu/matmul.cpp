@@ -13,12 +13,15 @@
 #include "core/thread_pool.h"
 #if defined(__AMX_BF16__)
 #include "cpu/matmul_amx.h"
+#include "cpu/matmul_amx_few_lanes.h"
 #elif defined(__AVX512BF16__)
 #include "cpu/matmul_bf16.h"
 #else
 #include "cpu/matmul_panel.h"
 #endif
 #include "cpu/matmul_blocks.h"
+#include "cpu/matmul_epilogue.h"
+#include "cpu/matmul_few_lanes.h"
 #include "cpu/row_blocks.h"
 #include "cpu/simd_math.h"
 #include "cpu/target.h"
@@ -38,86 +41,24 @@ template <class A, class B>
 using KernelOf = FloatKernel;
 #endif
 
+// And how it does where one of them has few lanes; by the kernel where that is void.
+#if defined(__AMX_BF16__)
+template <class A, class B>
+using FewLanesOf = std::conditional_t<std::is_same_v<A, B>, FewLanesByTiles, void>;
+#elif defined(__AVX512BF16__)
+template <class A, class B>
+using FewLanesOf = std::conditional_t<std::is_same_v<A, B>, FewLanesByVectors<PairedUnits>, void>;
+#else
+template <class A, class B>
+using FewLanesOf = FewLanesByVectors<FloatSteps>;
+#endif
+
 // A task packs so many strips of a at once, so many rows of a at a time where its columns are side by side: long enough
 // to read memory in order, few enough for the first-level cache.
 constexpr int64_t kPackedStrips = 8, kPackedRows = 32;
 
 // ----------------------------------------------------------------------------------------------------------------
 // kernels
-
-// One matrix of the batch; `base` is the index of its first element of y.
-template <class Out, class A, class B>
-struct Product {
-    Out* y;
-    PanelSource<A> a;
-    PanelSource<B> b;
-    const MatmulProblem& p;
-    const MatmulEpilogue<Out>& epilogue;
-    int64_t base;
-    float* partial;  // sums of y over the rows of each strip (strips, N), for epilogue.dbias
-};
-
-// One row of y from its sums: y = residual + activation(sums + bias), or y += that.
-template <Activation kind, class Out>
-LLMCORE_INLINE void finish_row(Out* y, const float* sums, const Out* bias, Out* pre, const Out* residual,
-                               int64_t columns, bool accumulate) {
-    for_each_vector(columns, [&](auto at) {
-        Vec value = at.load(sums);
-        if (bias != nullptr) value += at.load(bias);
-        if (pre != nullptr) at.store(pre, value);
-        value = activate<kind>(value);
-        if (residual != nullptr) value += at.load(residual);
-        if (accumulate) value += at.load(y);
-        at.store(y, value);
-    });
-}
-
-// A strip's rows of y from their sums, on the way back: y = sums * activation'(slope_at), and the sums over these rows
-// of y if `partial` is not null.
-template <Activation kind, class Out>
-LLMCORE_INLINE void finish_strip_backward(Out* y, int64_t y_stride, const float* sums, int64_t stride,
-                                          const Out* slope_at, float* partial, int64_t rows, int64_t columns) {
-    for (int64_t r = 0; r < rows; ++r)
-        for_each_vector(columns, [&](auto at) {
-            Vec value = at.load(sums + r * stride);
-            if constexpr (kind != Activation::kNone) value *= activation_slope<kind>(at.load(slope_at + r * y_stride));
-            at.store(y + r * y_stride, value);
-            if (partial != nullptr) at.store(partial, r == 0 ? value : at.load(partial) + value);
-        });
-}
-
-// `rows` x `columns` of y, starting at (row, column), from their sums. They are all of these columns that a strip has.
-template <class Kernel, class Out, class A, class B>
-void finish(const Product<Out, A, B>& product, const float* sums, int64_t stride, int64_t row, int64_t column,
-            int64_t rows, int64_t columns) {
-    const MatmulEpilogue<Out>& e = product.epilogue;
-    int64_t y_stride = product.p.y_row(), first = product.base + row * y_stride + column;
-    bool accumulate = product.p.accumulate;
-    if (e.is_backward())
-        return with_activation(e.activation, [&]<Activation kind>() {
-            finish_strip_backward<kind>(
-                product.y + first, y_stride, sums, stride, e.slope_at ? e.slope_at + first : nullptr,
-                e.dbias ? product.partial + row / Kernel::kStrip * product.p.N + column : nullptr, rows, columns);
-        });
-    if (e.bias == nullptr && e.pre_activation == nullptr && e.residual == nullptr &&
-        e.activation == Activation::kNone) {
-        Out* y = product.y + first;
-        for (int64_t r = 0; r < rows; ++r, y += y_stride, sums += stride)
-            if (accumulate)
-                for_each_vector(columns, [&](auto at) { at.store(y, at.load(sums) + at.load(y)); });
-            else
-                for_each_vector(columns, [&](auto at) { at.store(y, at.load(sums)); });
-        return;
-    }
-    with_activation(e.activation, [&]<Activation kind>() {
-        for (int64_t r = 0; r < rows; ++r) {
-            int64_t offset = first + r * y_stride;
-            finish_row<kind>(product.y + offset, sums + r * stride, e.bias ? e.bias + column : nullptr,
-                             e.pre_activation ? e.pre_activation + offset : nullptr,
-                             e.residual ? e.residual + offset : nullptr, columns, accumulate);
-        }
-    });
-}
 
 // The columns of b that a tile needs in one pass.
 struct TilePass {
@@ -227,6 +168,10 @@ void matmul(Backend, Out* y, const A* a, const B* b, const MatmulProblem& p, con
             float* workspace) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return;
     typedef KernelOf<A, B> Kernel;
+    typedef FewLanesOf<A, B> By;
+    if constexpr (!std::is_void_v<By>)
+        if (has_few_lanes<By>(p, epilogue.dbias != nullptr))
+            return matmul_few_lanes<Kernel, By>(y, a, b, p, epilogue, cut_steps<Kernel>(p.K).block, workspace);
     Blocks blocks = cut_into_blocks<Kernel>(p);
     bool shared = blocks.packing == Packing::kShared;
     float* partial = partial_sums_of<Kernel>(workspace, blocks, p.K);
@@ -264,8 +209,12 @@ template <class Backend>
 size_t matmul_workspace(Backend, const MatmulProblem& p, bool with_dbias) {
     if (p.batch == 0 || p.M == 0 || p.N == 0) return 0;
     // Of the kernels of this level, the one that needs most.
-    return static_cast<size_t>(larger(workspace_floats<KernelOf<bf16, bf16>>(p, with_dbias),
-                                      workspace_floats<KernelOf<float, bf16>>(p, with_dbias)));
+    typedef FewLanesOf<bf16, bf16> By;
+    int64_t floats = larger(workspace_floats<KernelOf<bf16, bf16>>(p, with_dbias),
+                            workspace_floats<KernelOf<float, bf16>>(p, with_dbias));
+    if (has_few_lanes<By>(p, with_dbias))
+        floats = larger(floats, few_lanes_workspace<KernelOf<bf16, bf16>, By>(p, with_dbias));
+    return static_cast<size_t>(floats);
 }
 
 template <class Backend, class T>

@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include <bit>
 #include <cstdint>
 
 #include "core/bf16.h"
@@ -166,6 +167,26 @@ LLMCORE_INLINE void multiply_unit_strip(int64_t rows, float* c, int64_t c_stride
         if (rows < compiled_rows) return multiply_unit_strip<compiled_rows - 1>(rows, c, c_stride, a, b, units, add);
     multiply_unit_rows<compiled_rows>(c, c_stride, a, b, units, add);
 }
+
+// Pairs of steps as cpu/matmul_few_lanes.h takes them.
+struct PairedUnits {
+    static constexpr int kSteps = PairedSteps::kSteps;
+
+    static LLMCORE_INLINE float unit(const bf16* p, int64_t stride, int64_t steps) {
+        uint32_t bits = p[0].bits | (steps > 1 ? static_cast<uint32_t>(p[stride].bits) << 16 : 0u);
+        return std::bit_cast<float>(bits);
+    }
+    static LLMCORE_INLINE Vec load_lanes(const bf16* p, int64_t stride, int64_t lanes, int64_t steps) {
+        return bits_to_float(PairedSteps::load_unit(p, stride, first_bits(lanes, 16), steps));
+    }
+    static LLMCORE_INLINE Vec multiply_add(Vec sums, float few, Vec many) {
+        return multiply_units(sums, reinterpret_cast<Units>(_mm512_set1_ps(few)), float_to_bits(many));
+    }
+    template <int, class>
+    static LLMCORE_INLINE Vec multiply_add_words(Vec sums, const float* few, Vec words) {
+        return multiply_add(sums, few[0], words);
+    }
+};
 
 // The kernel as cpu/matmul.cpp sees it. Blocks as in cpu/matmul_panel.h, in units.
 template <class Of>

@@ -59,14 +59,21 @@ int64_t strip_units(int64_t K) {
 // The next tile of b is prefetched while this many strips or more are multiplied: fewer leave no time for it.
 constexpr int64_t kMinStripsToPrefetch = 8;
 
+// Steps of K after which sums start anew (cpu/matmul_panel.h, cpu/matmul_bf16.h), and after which packing pauses.
+template <class Kernel>
+Blocks cut_steps(int64_t K) {
+    Blocks blocks{};
+    blocks.pass = K == 0 ? Kernel::kGrain : cut_evenly(K, Kernel::kPassK, Kernel::kGrain);
+    blocks.block = cut_evenly(blocks.pass, Kernel::kBlockK, Kernel::kGrain);
+    return blocks;
+}
+
 // b's tile takes half of the second-level cache; a tile has as many columns as that allows and as few rows as the
 // threads need.
 template <class Kernel>
 Blocks cut_into_blocks(const MatmulProblem& p) {
     constexpr int64_t kPanel = Kernel::kPanel, kStrip = Kernel::kStrip;
-    Blocks blocks;
-    blocks.pass = p.K == 0 ? Kernel::kGrain : cut_evenly(p.K, Kernel::kPassK, Kernel::kGrain);
-    blocks.block = cut_evenly(blocks.pass, Kernel::kBlockK, Kernel::kGrain);
+    Blocks blocks = cut_steps<Kernel>(p.K);
 
     // A strip alone uses a panel of b once, so a tile then is what the first-level cache holds; but rows of b, read a
     // panel's width at a time, would lie pages apart.

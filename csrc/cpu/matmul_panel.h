@@ -120,8 +120,8 @@ LLMCORE_INLINE void multiply(int64_t rows, float* c, int64_t c_stride, const flo
 struct FloatKernel {
     static constexpr int kSteps = 1, kStrip = kStripRows, kStripLanes = kStripWidth, kPanel = kPanelColumns;
     // A strip of a takes 24 KiB, half a first-level cache. The order of sums hangs on kBlockK, so it is the same
-    // whatever the cache.
-    static constexpr int64_t kGrain = kLanes, kBlockK = 384, kPassK = 384, kTileRows = 2048, kMinSharedRows = 560;
+    // whatever the cache. Blocks are whole cache lines of bf16: cpu/matmul_few_lanes.h reads lines.
+    static constexpr int64_t kGrain = 32, kBlockK = 384, kPassK = 384, kTileRows = 2048, kMinSharedRows = 560;
 
     static void begin() {}
     static void end() {}

@@ -60,6 +60,25 @@ LLMCORE_INLINE Vec interleave_high(Vec a, Vec b, std::index_sequence<i...>) {
     return __builtin_shufflevector(a, b, (i % 2 * kLanes + kLanes / 2 + i / 2)...);
 }
 
+// Within each quarter of 16 bytes: the lower or upper two elements of a and b in turn; the lower or upper pairs of
+// both.
+template <size_t... i>
+LLMCORE_INLINE Vec zip_low(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i / 4 * 4 + i % 4 / 2 + i % 2 * kLanes)...);
+}
+template <size_t... i>
+LLMCORE_INLINE Vec zip_high(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i / 4 * 4 + 2 + i % 4 / 2 + i % 2 * kLanes)...);
+}
+template <size_t... i>
+LLMCORE_INLINE Vec pair_low(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i / 4 * 4 + i % 2 + i % 4 / 2 * kLanes)...);
+}
+template <size_t... i>
+LLMCORE_INLINE Vec pair_high(Vec a, Vec b, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, (i / 4 * 4 + 2 + i % 2 + i % 4 / 2 * kLanes)...);
+}
+
 // A perfect shuffle moves the highest bit of the row number to the end of the lane number, and the lane's highest bit
 // to the end of the row number; after log2(kLanes) of them the two have changed places.
 LLMCORE_INLINE void transpose(Vec (&rows)[kLanes]) {

@@ -392,6 +392,74 @@ def test_a_row_alone_has_the_bits_it_has_in_a_batch(dtype, device):
         np.testing.assert_array_equal(alone[0], together[row])
 
 
+# Steps around a vector, a line of 16 or 32, a block (384 and 768), and rows that are pages or sets of a cache apart.
+FEW_STEPS = [1, 5, 31, 33, 385, 769, 1024]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
+@pytest.mark.parametrize("many", [1, 33, 300])
+def test_few_rows_or_columns_have_the_bits_of_many(many, transpose_a, transpose_b, dtype):
+    """A few rows, or a few columns, go another way than many; each element must not know."""
+    for K in FEW_STEPS:
+        a, b = random_array((60, K), 1), random_array((K, 300), 2)
+        whole = _core.matmul(_core.from_numpy(a, dtype), _core.from_numpy(b, dtype), False, False).numpy()
+        assert_close(_core.from_numpy(whole), a @ b, BFLOAT16, scale=np.sqrt(K) * 4)
+        poison_allocator(nbytes=1 << 18)
+        for few in (1, 2, 3, 4, 5, 7, 8, 9, 16, 17):
+            for M, N in ((few, many), (min(many, 60), few)):
+                left, right = (transposed(x, t) for x, t in ((a[:M], transpose_a), (b[:, :N], transpose_b)))
+                operands = (_core.from_numpy(np.ascontiguousarray(x), dtype) for x in (left, right))
+                y = _core.matmul(*operands, transpose_a, transpose_b).numpy()
+                np.testing.assert_array_equal(y, whole[:M, :N], err_msg=f"{M} x {N} x {K}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("transpose_weight", [True, False])
+@pytest.mark.parametrize("M, N", [(1, 300), (5, 300), (8, 40), (300, 1), (300, 2), (45, 8)])
+def test_few_rows_or_columns_with_all_that_follows_a_product(M, N, transpose_weight, dtype):
+    """The same bits as the rows have in a batch, for 1 to 4 threads: bias, activation, residual, slopes, bias sums."""
+    K, rows = 400, max(M, 60)
+    x, residual, pre = random_array((rows, K), 1), random_array((rows, N), 2), random_array((rows, N), 3)
+    weight, bias = random_array((N, K) if transpose_weight else (K, N), 4), random_array((N,), 5)
+    constants = [_core.from_numpy(value, dtype) for value in (weight, bias)]
+
+    def run(n: int) -> list[np.ndarray]:
+        x_n, residual_n, pre_n = (_core.from_numpy(value[:n], dtype) for value in (x, residual, pre))
+        y, kept = _core.linear_forward(x_n, *constants, "gelu_new", residual_n, transpose_weight, True)
+        slopes = _core.linear_activation_backward(x_n, constants[0], pre_n, "silu", not transpose_weight, None)
+        return [y.numpy(), kept.numpy(), slopes.numpy()]
+
+    expected = [values[:M] for values in run(rows)]
+    forward = activate(x[:M] @ transposed(weight, transpose_weight) + bias, "gelu_new") + residual[:M]
+    assert_close(_core.from_numpy(expected[0]), forward, BFLOAT16, scale=np.sqrt(K) * 4)
+    sums = []
+    for threads in (1, 2, 3, 4):
+        _core.set_num_threads(threads)
+        poison_allocator(nbytes=1 << 18)
+        for actual, wanted in zip(run(M), expected, strict=True):
+            np.testing.assert_array_equal(actual, wanted)
+        dbias = _core.zeros((N,), FLOAT32, "cpu")
+        operands = (_core.from_numpy(value, dtype) for value in (x[:M], weight, pre[:M]))
+        _core.linear_activation_backward(*operands, "silu", not transpose_weight, dbias)
+        sums.append(dbias.numpy().copy())
+    _core.set_num_threads(0)
+    product = x[:M] @ transposed(weight, transpose_weight) * activation_slope(pre[:M], "silu")
+    assert_close(_core.from_numpy(sums[0]), product.sum(0), BFLOAT16, scale=np.sqrt(K * M) * 4)
+    for other in sums[1:]:
+        np.testing.assert_array_equal(other, sums[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("transpose_b", [True, False])
+def test_a_batch_of_products_with_few_rows(transpose_b, dtype):
+    a = np.random.default_rng(1).integers(-3, 4, (5, 3, 70)).astype(np.float32)
+    b = np.random.default_rng(2).integers(-3, 4, (5, 41, 70) if transpose_b else (5, 70, 41)).astype(np.float32)
+    y = _core.matmul(_core.from_numpy(a, dtype), _core.from_numpy(b, dtype), False, transpose_b)
+    expected = a @ transposed(b, transpose_b)
+    np.testing.assert_array_equal(y.numpy(), _core.from_numpy(expected, dtype).numpy())
+
+
 def test_wrong_arguments_are_refused():
     def array(*shape: int, dtype: _core.DType = FLOAT32) -> Tensor:
         return leaf(np.ones(shape), dtype)
