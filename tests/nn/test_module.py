@@ -5,6 +5,7 @@ import pytest
 
 from llmcore import _core, nn
 from llmcore.nn.layers import Initializer
+from tests.cases import BFLOAT16, DTYPES
 
 
 class Pair(nn.Module):
@@ -29,6 +30,11 @@ def test_initial_values_depend_on_seed_and_name_only():
     assert not np.array_equal(one.tied.numpy(), other.tied.numpy())
     wide = Initializer(0).normal("x", (400, 400), std=0.02).numpy()
     assert abs(wide.std() - 0.02) < 2e-4 and abs(wide.mean()) < 2e-4
+
+
+def test_initial_values_are_the_same_numbers_in_every_dtype():
+    wide, narrow = (Initializer(3, dtype).normal("x", (37, 5), std=0.5) for dtype in DTYPES)
+    np.testing.assert_array_equal(narrow.numpy(), _core.from_numpy(wide.numpy(), BFLOAT16).numpy())
 
 
 def test_state_dict_round_trip_and_refusals():
