@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from llmcore.cli.options import CommonOptions, UsageError, parse
+from llmcore.cli.options import CommonOptions, UsageError, parse, use_threads
 from llmcore.errors import ConfigError
 
 
@@ -49,14 +49,16 @@ def main(argv: list[str]) -> None:
     options = parse(ChatOptions, argv, "chat")
     if not options.model:
         raise UsageError("chat needs a model: llmcore chat out")
-    from llmcore import _core
+    if options.temperature < 0:
+        raise UsageError(f"--temperature is 0 (the likeliest token) or more, got {options.temperature:g}.")
+    if options.temperature == 0 and {"top_p", "seed"} & set(options.given):
+        raise UsageError("--top_p and --seed are for answers that are drawn: give --temperature above 0, too.")
     from llmcore.cli.output import print_result
     from llmcore.data.chat_template import import_jinja
     from llmcore.machine import find_device
 
     import_jinja()
-    if options.num_threads:
-        _core.set_num_threads(options.num_threads)
+    use_threads(options.num_threads)
     model, tokenizer = load(options.model, find_device(options.device))
     messages = [{"role": "system", "content": options.system}] if options.system else []
     if options.json and not options.prompt:
@@ -86,7 +88,9 @@ def load(model: str, device: str = "cpu") -> tuple[Any, Any]:
     if loaded.peft_config is not None:
         loaded.merge_and_unload()  # an adapter that is part of the weights costs nothing
     tokenizer = loaded.tokenizer
-    if tokenizer is None or tokenizer.chat_template is None:
+    if tokenizer is None:
+        raise ConfigError(f"{model} holds no tokenizer.json: a conversation needs the model's tokenizer beside it")
+    if tokenizer.chat_template is None:
         raise ConfigError(
             f"{model} has no chat template: it is no model for conversations; llmcore generate continues text"
         )

@@ -104,6 +104,8 @@ def _help() -> str:
 
 
 def _sentence(error: BaseException) -> str:
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+        return f"{error.filename}: a folder is needed there, but a file of that name (or above it) is in the way"
     if isinstance(error, OSError) and not isinstance(error, LlmcoreError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error) or type(error).__name__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from llmcore.cli.options import CommonOptions, UsageError, parse
+from llmcore.cli.options import CommonOptions, UsageError, parse, use_threads
 
 if TYPE_CHECKING:
     from llmcore.data import TokenShard
@@ -90,16 +90,16 @@ def main(argv: list[str]) -> None:
     sources = {name: getattr(options, f"{name}_file") for name in _SPLITS if getattr(options, f"{name}_file")}
     if not options.model or not (options.data or sources or options.tasks):
         raise UsageError("evaluate needs a model and text: llmcore evaluate out --data book.txt")
+    if options.tasks and (options.data or sources):
+        raise UsageError("--tasks bring their own data; evaluate the text or the rows in a second call.")
     metrics = [name for given in options.metrics for name in given.replace(",", " ").split()]
     written = [name for name in metrics if name in _TEXT_METRICS]
     if written and written != metrics:
         raise UsageError(f"--metrics: {', '.join(written)} compare texts; ask for the others in a second call.")
 
-    from llmcore import _core
     from llmcore.cli.output import pairs, print_result
 
-    if options.num_threads:
-        _core.set_num_threads(options.num_threads)
+    use_threads(options.num_threads)
     if options.tasks:
         result = _harness(options)
         rows = [(f"{task} {name}", value) for task, values in result.items() for name, value in values.items()]
@@ -160,6 +160,8 @@ def _evaluation(options: EvaluateOptions, written: list[str]) -> Any:
     )
     task = task_of(model)
     if task in CLASSIFIERS and compare is None:
+        if {"window", "stride"} & set(options.given):
+            raise UsageError(f"--window and --stride cut text for a decoder; {options.model} labels rows.")
         return lambda files: evaluate_rows(
             *(model, read_rows(files), tokenizer),
             batch_size=options.batch_size,

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import tyro
 
 from llmcore.cli.options import CommonOptions, TrainingFlags, UsageError, parse
-from llmcore.errors import ConfigError
+from llmcore.errors import ConfigError, DataError
 
 TASKS = ("causal-lm", "masked-lm", "sequence-classification", "regression", "token-classification")
 _LORA_LEARNING_RATE = 2e-4
+_ONLY_WITH_LORA = {"lora_r", "lora_alpha", "lora_dropout", "target_modules"}
+_ONLY_WITH_MASKS = {"mlm_probability", "whole_word_mask"}
 _AUTO = {
     "causal-lm": "AutoModelForCausalLM",
     "masked-lm": "AutoModelForMaskedLM",
@@ -91,11 +93,20 @@ def main(argv: list[str]) -> int:
         raise UsageError("finetune needs a model and rows: llmcore finetune model --train_file reviews.csv")
     if options.task is not None and options.task not in TASKS:
         raise UsageError(f"--task is one of {', '.join(TASKS)}, got {options.task!r}.")
+    if (Path(options.model) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{options.model} is an adapter, and training starts from a whole model: make one of it with "
+            f"llmcore merge-lora {options.model}"
+        )
     if not 0 <= options.validation_fraction < 1:
         raise UsageError(f"--validation_fraction is at least 0 and less than 1, got {options.validation_fraction:g}.")
+    if not options.lora and (unused := sorted(_ONLY_WITH_LORA & set(options.given))):
+        raise UsageError(f"--{unused[0]} says how an adapter is made: give --lora, too, or leave it out.")
     args = options.training.arguments()  # refuses bad settings before rows are read
     if options.lora and "learning_rate" not in options.given:
         args = dataclasses.replace(args, learning_rate=_LORA_LEARNING_RATE)
+    if Path(args.output_dir).resolve() == Path(options.model).resolve():
+        raise UsageError(f"--output_dir {args.output_dir} is the folder of the model to start from: choose another.")
     return _train(options, args)
 
 
@@ -112,8 +123,11 @@ def _train(options: FinetuneOptions, args: Any) -> int:
     task = _task(options, shape)
     remark(f"data: {shape.render()}")
     remark(f"task: {task}" + ("" if options.task else " (--task chooses another)"))
+    if task != "masked-lm" and (unused := sorted(_ONLY_WITH_MASKS & set(options.given))):
+        raise UsageError(f"--{unused[0]} is for --task masked-lm; these rows train {task}.")
     if options.validation_file:
         train, validation = rows, read_rows(options.validation_file)
+        _check_shape(validation, shape, args.dataset_text_field)
     else:
         train, validation, notes = split_rows(rows, options.validation_fraction, options.near_duplicates)
         for note in notes:
@@ -160,8 +174,18 @@ def _task(options: FinetuneOptions, shape: Any) -> str:
     return "masked-lm" if shape.task == "causal-lm" and shape.kind == "text" and encoder else shape.task
 
 
+def _check_shape(validation: Sequence[dict[str, Any]], shape: Any, text_field: str) -> None:
+    """Raises DataError unless the rows to validate on hold what the rows to train on hold."""
+    from llmcore.data.rows import detect_rows
+
+    task = "regression" if shape.task == "regression" else None
+    found = detect_rows(validation, text_field, task)
+    if found.kind != shape.kind:
+        raise DataError(f"--validation_file has {found.render()}; --train_file has {shape.render()}")
+
+
 def _model(options: FinetuneOptions, task: str, shape: Any) -> Any:
-    """The model with the head that the task needs, and its adapter. A head with other labels begins anew."""
+    """The model with the head that the task needs, and its adapter. A head for another number of labels begins anew."""
     import llmcore
 
     changes: dict[str, Any] = {}
@@ -170,7 +194,11 @@ def _model(options: FinetuneOptions, task: str, shape: Any) -> Any:
     elif task in ("sequence-classification", "token-classification"):
         if shape.labels is None:
             raise ConfigError(f"--task {task} needs labels; the data has {shape.render()}")
+        if len(shape.labels) < 2:
+            raise DataError(f"every row has the label {shape.labels[0]!r}: a classifier needs two labels or more")
         changes = {"id2label": dict(enumerate(shape.labels))}
+    if changes:
+        changes["ignore_mismatched_sizes"] = True
     model = getattr(llmcore, _AUTO[task]).from_pretrained(options.model, **changes)
     if not options.lora:
         return model
@@ -260,5 +288,8 @@ _SHOWN = ("eval_loss", "eval_perplexity", "eval_accuracy", "eval_f1", "eval_f1_m
 def _summary(result: dict[str, Any], task: str) -> str:
     shown = [f"{name[5:]} {result['metrics'][name]:.4f}" for name in _SHOWN if name in result["metrics"]]
     lines = [f"validation on {result['rows']['validation']:,} rows: {', '.join(shown)}"] if shown else []
-    verb = "chat" if task == "causal-lm" else "evaluate"
-    return "\n".join([*lines, f"saved {result['output_dir']}", f"next: llmcore {verb} {result['output_dir']}"])
+    folder = result["output_dir"]
+    following = f"llmcore {'chat' if task == 'causal-lm' else 'evaluate'} {folder}"
+    if task == "masked-lm":
+        following = f'llmcore.pipeline("fill-mask", "{folder}") in Python'
+    return "\n".join([*lines, f"saved {folder}", f"next: {following}"])

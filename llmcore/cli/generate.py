@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from llmcore.cli.options import CommonOptions, UsageError, parse
+from llmcore.cli.options import CommonOptions, UsageError, parse, use_threads
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -82,14 +82,12 @@ def main(argv: list[str]) -> None:
     prompts = _prompts(options)
     settings = generation_settings(options)
 
-    from llmcore import _core
     from llmcore.cli.output import print_result
     from llmcore.data.tokenizer import Tokenizer
     from llmcore.machine import find_device
     from llmcore.models import AutoModelForCausalLM
 
-    if options.num_threads:
-        _core.set_num_threads(options.num_threads)
+    use_threads(options.num_threads)
     model = AutoModelForCausalLM.from_pretrained(options.model, device=find_device(options.device))
     tokenizer = Tokenizer.from_pretrained(options.model)
     stream = sys.stdout.isatty() if options.stream is None else options.stream

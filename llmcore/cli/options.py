@@ -26,6 +26,7 @@ from llmcore.training.arguments import TrainingArguments
 Options = TypeVar("Options", bound="CommonOptions")
 
 _FLAG = re.compile(r"--([A-Za-z][A-Za-z0-9_-]*)(?:=(.*))?", re.DOTALL)
+MOST_THREADS = 1024  # of set_num_threads
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -61,6 +62,16 @@ class TrainingFlags(TrainingArguments):
 
 class UsageError(ConfigError):
     """The command line is not understood."""
+
+
+def use_threads(count: int) -> None:
+    """Obeys `--num_threads`: 0 leaves the default, all CPUs that this process may use."""
+    from llmcore import _core
+
+    if not 0 <= count <= MOST_THREADS:
+        raise UsageError(f"--num_threads is from 0 (all that this process may use) to {MOST_THREADS}, got {count}.")
+    if count:
+        _core.set_num_threads(count)
 
 
 def parse(options: type[Options], argv: Sequence[str], verb: str) -> Options:

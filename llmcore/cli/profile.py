@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from llmcore.cli.options import CommonOptions, UsageError, parse
+from llmcore.cli.options import CommonOptions, UsageError, parse, use_threads
 
 if TYPE_CHECKING:
     from llmcore.profiling import StepProfile
@@ -57,8 +57,7 @@ def main(argv: list[str]) -> None:
     from llmcore.machine import find_device
     from llmcore.profiling import profile_step
 
-    if options.num_threads:
-        _core.set_num_threads(options.num_threads)
+    use_threads(options.num_threads)
     device = find_device(options.device)
     step, tokens = _training_step(options, device)
     profile = profile_step(step, options.steps, options.shapes, device)

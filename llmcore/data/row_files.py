@@ -49,7 +49,9 @@ def _text(path: Path) -> str:
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise DataError(
+            f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8, as iconv -t UTF-8 does"
+        ) from None
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 

@@ -22,10 +22,10 @@ CONFIGS: dict[str, type[ModelConfig]] = {"bert": BertConfig, "gpt2": GPT2Config,
 def _find(table: dict[str, Any], model_type: Any, source: str) -> Any:
     if model_type in table:
         return table[model_type]
-    known = f"known: {', '.join(sorted(table))}"
+    known = ", ".join(sorted(table))
     if model_type in CONFIGS:
-        raise ConfigError(f"{source}: there is no such model of model_type {model_type!r}; {known}")
-    raise ConfigError(f"{source}: model_type {model_type!r} is not known here; {known}")
+        raise ConfigError(f"{source}: a model of model_type {model_type!r} cannot do this; these can: {known}")
+    raise ConfigError(f"{source}: model_type {model_type!r} is not known here; known: {known}")
 
 
 class AutoConfig:
@@ -101,15 +101,18 @@ class AutoModelForTokenClassification(_AutoModel):
 
 def _with_adapter(auto: Any, folder: Path, **options: Any) -> Any:
     """The base model of an adapter, and the adapter. The labels of its head are those of the adapter's config.json."""
-    base = LoraConfig.from_pretrained(folder).base_model_name_or_path
+    config = LoraConfig.from_pretrained(folder)
+    base = config.base_model_name_or_path
     if not base or not Path(base).is_dir():
+        named = f"the adapter's base model {base!r} is no folder here" if base else "the adapter names no base model"
         raise ConfigError(
-            f"{folder}: the adapter's base model {base!r} is no folder here; load it from where it is, then "
-            "PeftModel.from_pretrained(model, folder)"
+            f"{folder}: {named}; write its folder as base_model_name_or_path into {ADAPTER_CONFIG}, or load it and "
+            "call PeftModel.from_pretrained(model, folder)"
         )
     labels = read_config(folder).get("id2label") if (folder / "config.json").is_file() else None
     if labels is not None:
-        options = {"id2label": labels, **options}
+        # a head for another number of labels than the base model's is in the adapter, as a whole
+        options = {"id2label": labels, "ignore_mismatched_sizes": bool(config.modules_to_save), **options}
     with warnings.catch_warnings():
         # the head that the base model lacks is in the adapter; if it is not there either, loading that says so
         warnings.filterwarnings("ignore", message=".* has no weights for .*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -151,13 +151,15 @@ class PreTrainedModel(nn.Module):
         dtype: _core.DType | None = None,
         device: str = "cpu",
         seed: int = 42,
+        ignore_mismatched_sizes: bool = False,
         **config_changes: Any,
     ) -> Model:
         """Reads a directory that `save_pretrained`, ours or transformers', has written.
 
         `dtype` converts; None keeps bfloat16 weights as they are and makes everything else float32. `config_changes`
         are fields of the configuration, as `num_labels=3`. A head that the file does not have starts from random
-        weights drawn with `seed`, with a warning. Raises ConfigError for a configuration that is not understood in
+        weights drawn with `seed`, with a warning; with `ignore_mismatched_sizes` so does a head of another shape than
+        the file's, as for another number of labels. Raises ConfigError for a configuration that is not understood in
         full, CheckpointError for weights that are incomplete or do not fit.
         """
         folder = Path(directory)
@@ -168,7 +170,11 @@ class PreTrainedModel(nn.Module):
             dtype = _core.DType.bfloat16 if stored_as_bf16 else _core.DType.float32
         model = cls(config, seed=seed, dtype=dtype, device=device, initialize=False)
         tensors = {name: _to_tensor(array) for name, array in model.rename(weights).items()}
-        new = [name for name in model.state_dict() if name not in tensors and name.startswith(cls.new_heads)]
+        own = model.state_dict()
+        if ignore_mismatched_sizes:
+            other = {name for name in own if name in tensors and tensors[name].shape != own[name].shape}
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in other & _heads(own, cls)}
+        new = [name for name in own if name not in tensors and name in _heads(own, cls)]
         if new:
             message = f"{folder} has no weights for {', '.join(new)}: they start at random and have to be trained"
             warnings.warn(message, stacklevel=2)
@@ -187,6 +193,11 @@ class PreTrainedModel(nn.Module):
     def rename(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """From the names in a file to this model's: hook for published variants. Drops what is not a parameter."""
         return dict(weights)
+
+
+def _heads(names: Iterable[str], model_class: type[PreTrainedModel]) -> set[str]:
+    """The names of the parameters that a file may lack."""
+    return {name for name in names if name.startswith(model_class.new_heads)}
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:

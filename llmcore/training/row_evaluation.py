@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmcore.errors import ConfigError
+from llmcore.errors import ConfigError, DataError
 from llmcore.evaluation import ClassificationMetrics, RegressionMetrics
 from llmcore.inference import context_length, inference
 from llmcore.training.arguments import TrainingArguments
@@ -42,6 +42,12 @@ def evaluate_rows(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     args = TrainingArguments(dataset_text_field=text_field)
     examples = tokenize_rows(rows, tokenizer, args, context_length(model), task, config=model.config)
+    unlabelled = next((number for number, row in enumerate(examples) if "labels" not in row), None)
+    if unlabelled is not None:
+        raise DataError(
+            f"row {unlabelled}: there is no label to compare with; expected a column 'label' beside the text, this row "
+            f"has {', '.join(map(str, rows[unlabelled]))}"
+        )
     collate = _collator(task, tokenizer)
     numbers = model.config.num_labels == 1
     metric = RegressionMetrics() if numbers else ClassificationMetrics(zero_division=zero_division)

@@ -9,6 +9,7 @@ import numpy as np
 from llmcore import _core
 from llmcore.labels import IGNORE_INDEX
 from llmcore.machine import is_gpu
+from llmcore.training.batches import task_of
 from llmcore.training.text_examples import TokenizedRows
 
 if TYPE_CHECKING:
@@ -27,14 +28,15 @@ def startup_report(trainer: Trainer, memory: str | None) -> str:
         f"model: {type(model).__name__}, {parameters / 1e6:,.2f} M parameters{part}, {_dtype(model)}, "
         + _where(trainer)
     ]
-    lines += data_report(trainer.train_dataset, trainer.loader, trainer.processing_class)
+    masked_lm = task_of(model) == "masked-lm"
+    lines += data_report(trainer.train_dataset, trainer.loader, trainer.processing_class, masked_lm)
     lines.append(_updates(trainer))
     if memory:
         lines.append(memory)
     return "\n".join(lines)
 
 
-def data_report(dataset: Any, loader: Any, tokenizer: Any) -> list[str]:
+def data_report(dataset: Any, loader: Any, tokenizer: Any, masked_lm: bool = False) -> list[str]:
     """Lines about the training data: what the dataset says of itself, or its size; and one decoded sample."""
     report = getattr(dataset, "report", None)
     if report is not None and hasattr(report, "render"):
@@ -52,19 +54,20 @@ def data_report(dataset: Any, loader: Any, tokenizer: Any) -> list[str]:
         lines = [f"data: {len(dataset):,} examples"]
     else:
         lines = ["data: an iterable of unknown length"]
-    sample = _sample(loader, tokenizer)
+    sample = _sample(loader, tokenizer, masked_lm)
     return [*lines, f"sample: {sample}"] if sample else lines
 
 
-def _sample(loader: Any, tokenizer: Any) -> str | None:
-    """The start of one training sequence, decoded; tokens that are not trained on stand in [brackets]."""
+def _sample(loader: Any, tokenizer: Any, masked_lm: bool) -> str | None:
+    """The start of one training sequence, decoded; tokens that are not trained on stand in [brackets], but for a masked
+    language model, which sees them with its masks."""
     dataset = getattr(loader, "dataset", None)
     if tokenizer is None or not hasattr(dataset, "batch"):
         return None
     batch = dataset.batch(np.zeros(1, np.int64))
     ids = np.asarray(batch["input_ids"])[0, :_SAMPLE_TOKENS]
     labels = np.asarray(batch.get("labels", batch["input_ids"]))
-    if labels.ndim != 2:
+    if labels.ndim != 2 or masked_lm:  # what is trained on behind masks, they show themselves
         return repr(tokenizer.decode(ids.tolist()))
     pieces, masked = [], labels[0, : len(ids)] == IGNORE_INDEX
     start = 0
