@@ -58,7 +58,9 @@ LLMCORE_DEVICE void copy_rows(float* tile, const FloatRows& rows, int first) {
 }
 
 LLMCORE_DEVICE Four<float> four_at(const float* tile, int at) {
-    return *reinterpret_cast<const Four<float>*>(tile + at);
+    Four<float> four;
+    load_at_once(four.value, tile + at);
+    return four;
 }
 
 // A thread's scores of a tile of kTile x kTile.

@@ -79,8 +79,8 @@ LLMCORE_DEVICE void copy_rows(const SharedTile& tile, const HeadRows& rows, int 
     } else {
 #pragma unroll 1
         for (int turn = 0; turn < kRows / kTurn; ++turn)
-            *reinterpret_cast<Piece*>(tile.memory + Layout::offset(line + turn * kTurn, piece)) =
-                gather_piece(rows, first + line + turn * kTurn, piece * kElementsPerPiece);
+            store_piece(tile.memory + Layout::offset(line + turn * kTurn, piece),
+                        gather_piece(rows, first + line + turn * kTurn, piece * kElementsPerPiece));
     }
 }
 

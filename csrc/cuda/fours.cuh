@@ -42,6 +42,33 @@ LLMCORE_DEVICE void store_four(Out* to, const float (&value)[4], int count, bool
     }
 }
 
+// Two or four floats of shared memory in one access, which their address allows. A struct of floats would be one for
+// nvcc; g++ takes it apart, and the emulator would count the bank conflicts of accesses that no GPU makes.
+template <int kCount>
+struct AtOnce {
+#if LLMCORE_EMULATE
+    typedef float Floats __attribute__((vector_size(4 * kCount)));
+#else
+    typedef float Floats[kCount];
+#endif
+    alignas(4 * kCount) Floats value;
+};
+
+template <int kCount>
+LLMCORE_DEVICE void load_at_once(float (&value)[kCount], const float* from) {
+    const AtOnce<kCount> floats = *reinterpret_cast<const AtOnce<kCount>*>(from);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) value[i] = floats.value[i];
+}
+
+template <int kCount>
+LLMCORE_DEVICE void store_at_once(float* to, const float (&value)[kCount]) {
+    AtOnce<kCount> floats;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) floats.value[i] = value[i];
+    *reinterpret_cast<AtOnce<kCount>*>(to) = floats;
+}
+
 // Whether four elements of type T may be taken at once from here.
 template <class T>
 bool on_four(const T* pointer) {

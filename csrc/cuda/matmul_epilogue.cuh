@@ -68,8 +68,8 @@ template <int kColumns>
 LLMCORE_DEVICE void keep_sums(float* sums, int row, int column, const float* d) {
     const int lane = int(threadIdx.x) % 32;
     float* to = sums + (row + lane / 4) * kSumsPitch<kColumns> + column + lane % 4 * 2;
-    *reinterpret_cast<float2*>(to) = float2{d[0], d[1]};
-    *reinterpret_cast<float2*>(to + 8 * kSumsPitch<kColumns>) = float2{d[2], d[3]};
+    store_at_once(to, {d[0], d[1]});
+    store_at_once(to + 8 * kSumsPitch<kColumns>, {d[2], d[3]});
 }
 
 // By kThreads threads, of which this is number `thread`, after a barrier. (row0, column0) is where the tile stands in
@@ -82,8 +82,8 @@ LLMCORE_DEVICE void finish_tile(const TileEpilogue<Out>& e, const float* sums, i
 #pragma unroll 2
     for (int i = thread; i < kRows * kFours; i += kThreads) {
         const int row = i / kFours, column = i % kFours * 4;
-        const Four<float> four = *reinterpret_cast<const Four<float>*>(sums + row * kSumsPitch<kColumns> + column);
-        float value[4] = {four.value[0], four.value[1], four.value[2], four.value[3]};
+        float value[4];
+        load_at_once(value, sums + row * kSumsPitch<kColumns> + column);
         finish_four(e, matrix, row0 + row, column0 + column, value);
     }
 }
@@ -99,8 +99,8 @@ LLMCORE_DEVICE void finish_tile_backward(const TileEpilogue<Out>& e, float* sums
     const bool whole = e.whole_fours && count == 4;
     float totals[4] = {};
     for (int row = thread / kFours; row < kRows && row0 + row < e.M && count > 0; row += kTurn) {
-        const Four<float> four = *reinterpret_cast<const Four<float>*>(sums + row * kSumsPitch<kColumns> + in_tile);
-        float value[4] = {four.value[0], four.value[1], four.value[2], four.value[3]};
+        float value[4];
+        load_at_once(value, sums + row * kSumsPitch<kColumns> + in_tile);
         const size_t at = size_t(row0 + row) * size_t(e.row_step) + size_t(column);
         if (e.fused.activation != Activation::kNone) {
             float before[4] = {};
@@ -114,8 +114,7 @@ LLMCORE_DEVICE void finish_tile_backward(const TileEpilogue<Out>& e, float* sums
     }
     if (e.column_sums == nullptr) return;
     __syncthreads();  // the tile has been read, and becomes the threads' totals
-    *reinterpret_cast<Four<float>*>(sums + thread / kFours * kSumsPitch<kColumns> +
-                                    in_tile) = {{totals[0], totals[1], totals[2], totals[3]}};
+    store_at_once(sums + thread / kFours * kSumsPitch<kColumns> + in_tile, totals);
     __syncthreads();
     if (thread >= kColumns || column0 + thread >= e.N) return;
     float total = 0.0f;

@@ -35,18 +35,24 @@ struct FloatOperand {
     int64_t row_step, k_step;
 };
 
-// Which elements of a step are this thread's: (row + i * row_turn, k + i * k_turn). Neighbouring threads take
-// neighbouring elements of memory.
+// Which elements of a step are this thread's: (row_of(i), k_of(i)). Neighbouring threads take neighbouring elements of
+// memory. Where k is contiguous, only eight of the sixteen: a warp then has 8 k of 4 rows, which fall into different
+// banks of a buffer whose k are kPitch apart, and the other eight come with the next i.
 template <class Tile>
 struct Share {
-    int row, k, row_turn, k_turn;
+    static constexpr int kAlongK = kStepK / 2;
+    static_assert(Tile::kPitch % 32 == 4, "the rows of 8 k begin 4 banks apart");
+    int row, k, row_turn, k_turn, k_half;
     LLMCORE_DEVICE explicit Share(bool k_is_contiguous) {
-        const int thread = int(threadIdx.x), along_k = kStepK, along_rows = Tile::kBlock;
-        row = k_is_contiguous ? thread / along_k : thread % along_rows;
-        k = k_is_contiguous ? thread % along_k : thread / along_rows;
-        row_turn = k_is_contiguous ? Tile::kThreads / along_k : 0;
-        k_turn = k_is_contiguous ? 0 : Tile::kThreads / along_rows;
+        const int thread = int(threadIdx.x), along_rows = Tile::kBlock;
+        row = k_is_contiguous ? thread / kAlongK : thread % along_rows;
+        k = k_is_contiguous ? thread % kAlongK : thread / along_rows;
+        row_turn = k_is_contiguous ? Tile::kThreads / kAlongK : 0;
+        k_turn = k_is_contiguous ? 0 : 2 * (Tile::kThreads / along_rows);
+        k_half = k_is_contiguous ? kAlongK : Tile::kThreads / along_rows;
     }
+    LLMCORE_DEVICE int row_of(int i) const { return row + i / 2 * row_turn; }
+    LLMCORE_DEVICE int k_of(int i) const { return k + i / 2 * k_turn + i % 2 * k_half; }
 };
 
 template <class Tile, class T>
@@ -54,7 +60,7 @@ LLMCORE_DEVICE void load_values(float (&values)[Tile::kElements], const FloatOpe
                                 const Share<Tile>& share, int row0, int k0, int K) {
 #pragma unroll
     for (int i = 0; i < Tile::kElements; ++i) {
-        const int row = row0 + share.row + i * share.row_turn, k = k0 + share.k + i * share.k_turn;
+        const int row = row0 + share.row_of(i), k = k0 + share.k_of(i);
         const size_t at = size_t(row) * size_t(operand.row_step) + size_t(k) * size_t(operand.k_step);
         values[i] = row < operand.rows && k < K ? to_float(operand.data[at]) : 0.0f;
     }
@@ -63,18 +69,17 @@ LLMCORE_DEVICE void load_values(float (&values)[Tile::kElements], const FloatOpe
 template <class Tile>
 LLMCORE_DEVICE void keep_values(float* buffer, const float (&values)[Tile::kElements], const Share<Tile>& share) {
 #pragma unroll
-    for (int i = 0; i < Tile::kElements; ++i)
-        buffer[(share.k + i * share.k_turn) * Tile::kPitch + share.row + i * share.row_turn] = values[i];
+    for (int i = 0; i < Tile::kElements; ++i) buffer[share.k_of(i) * Tile::kPitch + share.row_of(i)] = values[i];
 }
 
 template <class Tile>
 LLMCORE_DEVICE void load_fours(float (&values)[Tile::kPer], const float* buffer, int k, int first) {
 #pragma unroll
     for (int part = 0; part < Tile::kFours; ++part) {
-        const float* from = buffer + k * Tile::kPitch + part * Tile::kPart + first;
-        const Four<float> four = *reinterpret_cast<const Four<float>*>(from);
+        float four[4];
+        load_at_once(four, buffer + k * Tile::kPitch + part * Tile::kPart + first);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) values[part * 4 + i] = four.value[i];
+        for (int i = 0; i < 4; ++i) values[part * 4 + i] = four[i];
     }
 }
 
@@ -101,8 +106,7 @@ LLMCORE_DEVICE void keep_thread_sums(float* kept, const float (&sums)[Tile::kPer
         for (int part = 0; part < Tile::kFours; ++part) {
             const int row = i / 4 * Tile::kPart + m + i % 4, column = part * Tile::kPart + n;
             const float* from = &sums[i][part * 4];
-            *reinterpret_cast<Four<float>*>(kept + row * kSumsPitch<Tile::kBlock> +
-                                            column) = {{from[0], from[1], from[2], from[3]}};
+            store_at_once(kept + row * kSumsPitch<Tile::kBlock> + column, {from[0], from[1], from[2], from[3]});
         }
 }
 

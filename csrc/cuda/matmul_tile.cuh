@@ -5,8 +5,11 @@
 //   MN-major: rows in chunks of 64; line 64 c + k holds chunk c's 64 rows at that k.
 #pragma once
 
+#include <cstring>
+
 #include "core/bf16.h"
 #include "cuda/arch/cp_async.cuh"
+#include "cuda/fours.cuh"
 #include "cuda/shared.cuh"
 #include "kernels/matmul.h"
 
@@ -55,6 +58,13 @@ LLMCORE_DEVICE Piece gather_piece(const Operand& operand, int outer, int inner) 
     return piece;
 }
 
+// To shared memory, in one access.
+LLMCORE_DEVICE void store_piece(char* to, const Piece& piece) {
+    float words[4];
+    memcpy(words, &piece, sizeof(piece));
+    store_at_once(reinterpret_cast<float*>(to), words);
+}
+
 // Starts copying rows row0 to row0 + kRows - 1 at k0 to k0 + 63 into a tile; what lies outside the operand is zero.
 // Ready after a wait for this thread's copies and a barrier. A thread has the same piece of every kTurn-th line.
 template <Major kMajor, int kRows, int kThreads>
@@ -83,8 +93,7 @@ LLMCORE_DEVICE void copy_tile(const SharedTile& tile, const Operand& operand, in
     } else {
 #pragma unroll 1
         for (int turn = 0; turn < kRows / kTurn; ++turn)
-            *reinterpret_cast<Piece*>(tile.memory + to + turn * kTurn * 128) =
-                gather_piece(operand, outer(turn), inner(turn));
+            store_piece(tile.memory + to + turn * kTurn * 128, gather_piece(operand, outer(turn), inner(turn)));
     }
 }
 

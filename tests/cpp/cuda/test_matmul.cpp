@@ -1,5 +1,6 @@
 // The portable matmul kernels, below the launcher that chooses among them: every variant on every problem that it
 // takes, under every policy, in the three builds.
+#include "conflicts.h"
 #include "cuda/matmul_variants.cuh"
 #include "matmul_case.h"
 
@@ -222,16 +223,24 @@ TEST(matmul_bits_do_not_depend_on_the_tile_or_the_other_rows) {
     EXPECT(std::memcmp(&large[129 * 144], row.y.data, 144 * 4) == 0);
 }
 
-TEST(matmul_has_no_bank_conflicts) {
+// On the way to y and on the way back, with rows that start on 16 bytes and not.
+template <class T>
+void check_bank_conflicts(int64_t N, const Extras& extras) {
     for (int transposes = 0; transposes < kTransposes; ++transposes) {
-        Case<bf16, bf16, bf16> c(plain(128, 128, 128, transposes), {});
+        Case<T, T, T> c(plain(128, N, 128, transposes), extras);
         c.generate(small_integer);
-        for_variants(c, [&](Variant variant) {
-            emu::statistics() = {};
-            run(c, variant);
-            EXPECT(emu::statistics().matrix_instructions > 0);
-            EXPECT(emu::statistics().bank_conflicts == 0);
-        });
+        for_variants(c, [&](Variant variant) { expect_no_bank_conflicts([&] { run(c, variant); }); });
+    }
+}
+
+TEST(matmul_has_no_bank_conflicts) {
+    const Extras back = {.activation = Activation::kRelu, .slope = true, .dbias = true};
+    for (int64_t N : {128, 67}) {
+        check_bank_conflicts<bf16>(N, {.bias = true});
+        EXPECT(emu::statistics().matrix_instructions > 0);
+        check_bank_conflicts<bf16>(N, back);
+        check_bank_conflicts<float>(N, {.bias = true});
+        check_bank_conflicts<float>(N, back);
     }
 }
 
