@@ -8,6 +8,8 @@
 #   sanitizers    the small ones of them under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
 #   conformance   what each instruction wrapper gives, for the emulator to replay (DIR/conformance.bin)
 #   kernels       times of the kernels, against torch and the device's copy bandwidth
+#   products      times of GPT-2 124M's products, plain and with their epilogues, against cuBLAS through torch
+#   ladder        times of each step on the way to the Hopper products (benchmarks/ladder)
 #   training      losses of GPT-2 124M beside those of the CPU; times of training steps, against torch
 #
 # Without PART all of them, in this order. DIR (gpu_check by default) receives a log and a result for each part, and
@@ -16,8 +18,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(build tests sanitizers conformance kernels training)
-declare -A seconds_of=([build]=240 [tests]=100 [sanitizers]=120 [conformance]=60 [kernels]=60 [training]=100)
+all_parts=(build tests sanitizers conformance kernels products ladder training)
+declare -A seconds_of=([build]=240 [tests]=100 [sanitizers]=120 [conformance]=60 [kernels]=60 [products]=90 [ladder]=90
+    [training]=100)
 refused=3 # status of a part that cannot run on this machine; its last line says why
 
 refuse() {
@@ -67,11 +70,13 @@ part_tests() {
 part_sanitizers() {
     need_device
     need compute-sanitizer
-    local tool status=0
+    local tool status=0 small all
+    small='python3 -m pytest -q -p no:cacheprovider -m "cuda and small"'
+    all="$small tests/kernels && LLMCORE_MATMUL=$(hopper_products) $small tests/kernels/test_matmul.py"
     local -A process=()
     for tool in memcheck racecheck initcheck synccheck; do
         LLMCORE_MEMORY_CACHE=0 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-            python3 -m pytest -q -p no:cacheprovider -m "cuda and small" tests/kernels >"$out/$tool.log" 2>&1 &
+            bash -c "$all" >"$out/$tool.log" 2>&1 &
         process[$tool]=$!
     done
     for tool in "${!process[@]}"; do
@@ -100,6 +105,23 @@ part_conformance() {
 part_kernels() {
     need_device
     python3 -m benchmarks.gpu.kernels --json "$out/kernels.json"
+}
+
+part_products() {
+    need_device
+    LLMCORE_MATMUL=$(hopper_products) python3 -m benchmarks.gpu.products --json "$out/products.json"
+}
+
+part_ladder() {
+    need nvcc
+    need_device
+    [ "$(hopper_products)" = sm90 ] || refuse "the ladder needs compute capability 9.0"
+    mkdir -p build
+    nvcc -std=c++20 -O3 -arch=sm_90a -t 0 -DLLMCORE_WITH_CUDA=1 -I csrc -o build/ladder benchmarks/ladder/*.cu \
+        csrc/cuda/matmul_sm90.cu csrc/cuda/matmul_choice.cpp csrc/cuda/tensor_map.cpp
+    build/ladder 8192 8192 8192
+    build/ladder 4096 4096 4096
+    build/ladder 65536 2304 768
 }
 
 part_training() {

@@ -14,7 +14,7 @@ import pytest
 
 from tests.emu.build import ROOT, build_emulated_core, find_tool
 
-PARTS = ["build", "tests", "sanitizers", "conformance", "kernels", "training"]
+PARTS = ["build", "tests", "sanitizers", "conformance", "kernels", "products", "ladder", "training"]
 
 
 def run_script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -52,7 +52,7 @@ def test_wrong_arguments(arguments, sentence):
 
 
 def test_parts_that_need_a_gpu_refuse_in_one_sentence(tmp_path):
-    parts = ["tests", "sanitizers", "kernels", "training"]
+    parts = ["tests", "sanitizers", "kernels", "products", "training"]
     result = run_script("--out", str(tmp_path), *parts)
     assert result.returncode == 1, result.stderr
     record = json.loads((tmp_path / "gpu_check.json").read_text())
@@ -101,6 +101,16 @@ def test_kernels_are_measured(tmp_path):
     assert report.returncode == 0, report.stderr
     for kernel in ("layernorm forward", "layernorm backward", "add", "matmul"):
         assert f"| {kernel} " in report.stdout
+
+
+def test_products_are_measured_and_averaged(tmp_path):
+    file = tmp_path / "products.json"
+    result = run_emulated("benchmarks.gpu.products", "--small", "--seconds", "0", "--json", str(file))
+    assert result.returncode == 0, result.stdout + result.stderr
+    names = [record["kernel"] for record in json.loads(file.read_text())]
+    assert len(names) == len(set(names)) == 25 and sum(name.endswith(", fused") for name in names) == 12
+    for kind in ("plain", "fused"):  # torch has no emulated device
+        assert f"{kind}: not measured of torch, geometric mean over 12 products" in result.stdout
 
 
 def test_a_training_step_is_measured(tmp_path):

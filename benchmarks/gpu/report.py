@@ -77,7 +77,7 @@ def main() -> None:
     record = {
         "machine": machine(),
         "parts": read_parts(folder),
-        "kernels": read_measurements(folder, "kernels.json"),
+        "kernels": read_measurements(folder, "kernels.json") + read_measurements(folder, "products.json"),
         "training": read_measurements(folder, "training.json"),
         "loss_curve": read_measurements(folder, "loss_curve.json"),
     }
