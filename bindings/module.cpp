@@ -3,6 +3,7 @@
 #include "core/allocator.h"
 #include "core/cache_sizes.h"
 #include "core/check.h"
+#include "core/determinism.h"
 #include "core/runtime.h"
 #include "core/thread_pool.h"
 
@@ -52,6 +53,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         py::arg("device"));
     m.def("set_num_threads", &set_num_threads);
     m.def("num_threads", &num_threads);
+    m.def("use_deterministic_algorithms", &use_deterministic_algorithms, py::arg("mode"),
+          R"(Whether results must have the same bits in every run, as they have by default (mode=True).
+
+With False, gradients of weights that CUDA sums in parts, on compute capability 9.0, are added as the parts come: the last
+bits change from run to run, and nobody waits for a turn. It holds for what is called, and for CUDA graphs that are
+captured, from then on, in all threads. Nothing changes on the CPU and for the other CUDA kernels: they are deterministic
+either way.
+
+Args:
+    mode: True for the same bits in every run, False where speed counts more.
+)");
+    m.def("are_deterministic_algorithms_enabled", &are_deterministic_algorithms_enabled,
+          "What `use_deterministic_algorithms` was last told; True unless it was called.");
     m.def(
         "memory_stats",
         [](const std::string& device) {

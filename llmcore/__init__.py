@@ -55,6 +55,7 @@ _PUBLIC = {
     "TrainerControl": "llmcore.training.callbacks",
     "TrainerState": "llmcore.training.callbacks",
     "TrainingArguments": "llmcore.training.arguments",
+    "are_deterministic_algorithms_enabled": "llmcore._core",
     "checkpoint": "llmcore.autograd",
     "default_data_collator": "llmcore.data.collators",
     "from_dlpack": "llmcore.autograd",
@@ -67,6 +68,7 @@ _PUBLIC = {
     "read_rows": "llmcore.data.row_files",
     "set_num_threads": "llmcore._core",
     "tensor": "llmcore.autograd",
+    "use_deterministic_algorithms": "llmcore._core",
 }
 _DTYPES = ("float32", "bfloat16", "int32")
 

@@ -21,10 +21,11 @@ struct CpuBackend {};
 // and by the problem, by nothing else.
 struct Cuda {
     CUstream_st* stream;
-    int arch;                  // compute capability as one number: 80, 86, 90; less if LLMCORE_ARCH says so
-    int multiprocessors;       // for grids that fill the device once
-    int shared_bytes;          // the most dynamic shared memory that one block may have
-    bool matmul_sm90 = false;  // LLMCORE_MATMUL=sm90: bf16 products by csrc/cuda/matmul_sm90.cu
+    int arch;                   // compute capability as one number: 80, 86, 90; less if LLMCORE_ARCH says so
+    int multiprocessors;        // for grids that fill the device once
+    int shared_bytes;           // the most dynamic shared memory that one block may have
+    bool matmul_sm90 = false;   // LLMCORE_MATMUL=sm90: bf16 products by csrc/cuda/matmul_sm90.cu
+    bool deterministic = true;  // the same bits from run to run: core/determinism.h
     // In device memory; every kernel that draws from Philox adds it to its offset. 0, except while a captured graph is
     // replayed: its arguments are those of the step that was captured, and this leads from there to the present one.
     const uint64_t* random_shift = nullptr;

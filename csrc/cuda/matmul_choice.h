@@ -1,6 +1,6 @@
 // How csrc/cuda/matmul_sm90.cu is to compute a product: the tile and how its warpgroups share it, the blocks that share
-// what they load, and in how many parts K is summed. The choice follows from the problem and the device's
-// multiprocessors alone, so that bits are the same on GPUs of one model.
+// what they load, and in which parts K is summed. The choice follows from the problem, the device's multiprocessors and
+// whether results are to be deterministic, so that bits are the same on GPUs of one model.
 #pragma once
 
 #include "core/backend.h"
@@ -17,7 +17,12 @@ constexpr MatmulDesign kMatmulDesigns[] = {MatmulDesign::kCooperative128x256, Ma
 struct MatmulChoice {
     MatmulDesign design = MatmulDesign::kCooperative128x256;
     int cluster = 1;  // blocks, 1 or 2: tiles below each other, whose columns' operand is loaded once
-    int splits = 1;   // parts of K, summed one after another in their order
+    int splits = 1;   // equal parts of K
+    // Stream-K: clusters share all tiles' steps equally, wherever that cuts K. Then splits is 1.
+    bool streams = false;
+    // Parts are added in their order, which keeps the bits; otherwise as they come, by TMA.
+    bool in_order = true;
+    constexpr bool in_parts() const { return splits > 1 || streams; }
 };
 
 struct MatmulBlock {
@@ -36,6 +41,9 @@ constexpr MatmulBlock block_of(MatmulDesign design) {
     }
     return {};
 }
+
+// Kernels count a stream's steps in 32 bits.
+constexpr int64_t kMostStreamedSteps = 1 << 30;
 
 // What sums become. Only float ones that nothing follows but adding may be summed in parts of K.
 enum class MatmulResult { kBf16, kBf16WithColumnSums, kFloat, kFloatInParts };

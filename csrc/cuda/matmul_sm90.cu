@@ -4,10 +4,12 @@
 // (matmul_sm90_schedule.cuh). The first warpgroup of a block produces: one thread has TMA fill a ring of stages, tile
 // after tile. The two others consume (matmul_sm90_mainloop.cuh): either both multiply a half of the same tile, or each
 // a tile of its own, taking turns with the tensor cores, so that one's epilogue hides behind the other's products. bf16
-// results leave by TMA (matmul_sm90_store.cuh), float ones are stored or added directly (matmul_sm90_add.cuh), in parts
-// of K where tiles are too few to fill the device.
+// results leave by TMA (matmul_sm90_store.cuh), float ones are stored or added (matmul_sm90_add.cuh), in parts of K
+// where tiles are too few to fill the device.
 #include <algorithm>
+#include <type_traits>
 
+#include "core/check.h"
 #include "cuda/column_sums.cuh"
 #include "cuda/fours.cuh"
 #include "cuda/matmul_sm90_add.cuh"
@@ -48,25 +50,28 @@ LLMCORE_DEVICE void pass_tensor_cores(int consumer) {
         ptx::bar_arrive(3, kConsumers * kWarpgroup);
 }
 
-template <class Tile, Major kMajorA, Major kMajorB, class Store>
-LLMCORE_DEVICE void consume(Store& store, const HopperShared<Tile>& shared, const Schedule& schedule, int consumer) {
+template <class Tile, Major kMajorA, Major kMajorB, class Store, class Pieces>
+LLMCORE_DEVICE void consume(Store& store, const HopperShared<Tile>& shared, const Pieces& schedule, int consumer) {
     RingPlace<Tile> place;
-    const int own = Tile::kPingPong ? kConsumers : 1;  // every which tile of the block is this consumer's
-    int unit = schedule.first();
+    const int turns = Tile::kPingPong ? kConsumers : 1;  // every which piece of the block is this consumer's
+    int piece = schedule.first();
     if (Tile::kPingPong && consumer == 1) {
-        place.skip(schedule.steps);
-        unit += schedule.clusters;
+        place.skip(schedule.steps_of(piece));
+        piece += schedule.stride();
     }
 #pragma unroll 1
-    for (; unit < schedule.count; unit += own * schedule.clusters) {
-        store.begin(schedule, unit);
+    for (; schedule.has(piece); piece += turns * schedule.stride()) {
+        store.begin(schedule, piece);
         HopperSums<Tile> sums;
-        if (Tile::kPingPong && unit >= schedule.clusters) wait_for_tensor_cores(consumer);
-        multiply<Tile, kMajorA, kMajorB>(sums, shared, place, Tile::first_part(consumer), schedule.steps,
+        if (Tile::kPingPong && piece >= schedule.stride()) wait_for_tensor_cores(consumer);
+        multiply<Tile, kMajorA, kMajorB>(sums, shared, place, Tile::first_part(consumer), schedule.steps_of(piece),
                                          schedule.cluster);
-        if (Tile::kPingPong && unit + schedule.clusters < schedule.count) pass_tensor_cores(consumer);
-        if (Tile::kPingPong) place.skip(schedule.steps);  // the other one's
-        store.finish(sums, schedule, unit);
+        const int next = piece + schedule.stride();
+        if (Tile::kPingPong && schedule.has(next)) {
+            pass_tensor_cores(consumer);
+            place.skip(schedule.steps_of(next));  // the other one's
+        }
+        store.finish(sums, schedule, piece);
     }
     store.end();
 }
@@ -82,10 +87,13 @@ struct StoreOf<Tile, FloatOutput> {
     using Type = FloatStore<Tile>;
 };
 
+template <class Output>
+using PiecesOf = Schedule<std::is_same_v<Output, FloatOutput>>;
+
 template <class Tile, Major kMajorA, Major kMajorB, class Output>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     matmul_wgmma_kernel(const __grid_constant__ HopperOperands operands, const __grid_constant__ Output output,
-                        Schedule schedule) {
+                        PiecesOf<Output> schedule) {
     const HopperShared<Tile> shared{shared_address(shared_memory<char>())};
     if (threadIdx.x == 0) {
         ptx::prefetch_tensor_map(&operands.a);
@@ -152,21 +160,52 @@ template <class Tile>
 FloatOutput output_of(float* y, const MatmulProblem& p, const MatmulEpilogue<float>& e, float* workspace) {
     const bool whole_pairs =
         p.y_row() % 2 == 0 && on_pair(y) && on_pair(e.bias) && on_pair(e.pre_activation) && on_pair(e.residual);
-    return {tile_epilogue(y, p, e), reinterpret_cast<uint32_t*>(workspace), whole_pairs};
+    return {{}, tile_epilogue(y, p, e), reinterpret_cast<uint32_t*>(workspace), false, whole_pairs};
+}
+
+// Parts of K that TMA adds as they come start from zeros, or from what y holds.
+template <class Tile>
+FloatOutput output_in_any_order(const Cuda& cuda, float* y, const MatmulProblem& p) {
+    if (!p.accumulate)
+        LLMCORE_CUDA_CHECK(cudaMemsetAsync(y, 0, size_t(p.batch * p.M * p.N) * sizeof(float), cuda.stream));
+    FloatOutput output = output_of<Tile>(y, p, {}, nullptr);
+    output.y = float_tensor_map(y, {p.N, p.M, p.batch}, {p.y_row(), p.M * p.y_row()}, {Tile::kBoxColumns / 2, 64, 1});
+    output.in_any_order = true;
+    return output;
+}
+
+// Between rows that lie apart nothing may be cleared.
+bool tma_adds_to(const float* y, const MatmulProblem& p) {
+    return reinterpret_cast<uintptr_t>(y) % 16 == 0 && p.y_row() % 4 == 0 && (p.accumulate || p.y_row() == p.N);
+}
+
+template <class Tile, class Output>
+PiecesOf<Output> schedule_of(const Cuda& cuda, const MatmulChoice& choice, const MatmulProblem& p) {
+    PiecesOf<Output> schedule{};
+    const int all_clusters = std::max(cuda.multiprocessors / choice.cluster, 1);
+    const int steps = static_cast<int>(tiles_of(p.K, kBlockK));
+    schedule.units_m = static_cast<int>(tiles_of(p.M, Tile::kBlockM * choice.cluster));
+    schedule.units_n = static_cast<int>(tiles_of(p.N, Tile::kBlockN));
+    schedule.units = schedule.units_m * schedule.units_n * static_cast<int>(p.batch);
+    schedule.count = schedule.units * choice.splits;
+    schedule.steps = static_cast<int>(tiles_of(steps, choice.splits));
+    schedule.cluster = choice.cluster;
+    schedule.clusters = std::min(schedule.count, all_clusters);
+    if (choice.streams) {
+        const int64_t all_steps = int64_t(schedule.units) * steps;
+        LLMCORE_CHECK(all_steps <= kMostStreamedSteps, "matmul_sm90: ", all_steps, " steps are too many for streams");
+        schedule.clusters = static_cast<int>(std::min<int64_t>(all_steps, all_clusters));
+        schedule.share = static_cast<int>(all_steps / schedule.clusters);
+        schedule.longer = static_cast<int>(all_steps % schedule.clusters);
+    }
+    return schedule;
 }
 
 template <class Tile, Major kMajorA, Major kMajorB, class Out>
 void start(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, const bf16* b, const MatmulProblem& p,
            const MatmulEpilogue<Out>& epilogue, float* workspace) {
-    Schedule schedule{};
-    schedule.units_m = static_cast<int>(tiles_of(p.M, Tile::kBlockM * choice.cluster));
-    schedule.units_n = static_cast<int>(tiles_of(p.N, Tile::kBlockN));
-    schedule.units = schedule.units_m * schedule.units_n * static_cast<int>(p.batch);
-    schedule.count = schedule.units * choice.splits;
-    schedule.steps = static_cast<int>(tiles_of(tiles_of(p.K, kBlockK), choice.splits));
-    schedule.cluster = choice.cluster;
-    schedule.clusters = std::min(schedule.count, std::max(cuda.multiprocessors / choice.cluster, 1));
-
+    using Output = decltype(output_of<Tile>(y, p, epilogue, workspace));
+    const PiecesOf<Output> schedule = schedule_of<Tile, Output>(cuda, choice, p);
     HopperOperands operands{};
     operands.a = map_of(a, p.M, p.K, p.a_row(), p.batch, p.a_step, kMajorA, Tile::kBlockM, kBlockK);
     operands.b = map_of(b, p.N, p.K, p.transpose_b ? p.K : p.N, p.batch, p.b_step, kMajorB,
@@ -174,9 +213,14 @@ void start(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, 
     operands.shared_a = p.a_step == 0;
     operands.shared_b = p.b_step == 0;
 
-    if (choice.splits == 1 && epilogue.dbias == nullptr) workspace = nullptr;
-    const auto output = output_of<Tile>(y, p, epilogue, workspace);
-    if (choice.splits > 1)
+    bool in_turn = choice.in_parts();
+    Output output = output_of<Tile>(y, p, epilogue, in_turn || epilogue.dbias != nullptr ? workspace : nullptr);
+    if constexpr (std::is_same_v<Out, float>)
+        if (in_turn && !choice.in_order && tma_adds_to(y, p)) {
+            output = output_in_any_order<Tile>(cuda, y, p);
+            in_turn = false;
+        }
+    if (in_turn)
         LLMCORE_CUDA_CHECK(cudaMemsetAsync(
             workspace, 0, size_t(schedule.units) * size_t(choice.cluster) * kConsumers * 4, cuda.stream));
     launch({.grid = static_cast<unsigned>(schedule.clusters * choice.cluster),
@@ -184,9 +228,8 @@ void start(const Cuda& cuda, const MatmulChoice& choice, Out* y, const bf16* a, 
             .shared_bytes = Tile::kSharedBytes,
             .stream = cuda.stream,
             .cluster = static_cast<unsigned>(choice.cluster),
-            .all_resident = choice.splits > 1},
-           matmul_wgmma_kernel<Tile, kMajorA, kMajorB, decltype(output_of<Tile>(y, p, epilogue, workspace))>, operands,
-           output, schedule);
+            .all_resident = in_turn},
+           matmul_wgmma_kernel<Tile, kMajorA, kMajorB, Output>, operands, output, schedule);
     if (epilogue.dbias != nullptr) add_partial_sums(cuda, epilogue.dbias, workspace, tiles_of(p.M, 64), p.N);
 }
 
@@ -238,7 +281,7 @@ const char* matmul_sm90_refusal(const Out* y, const bf16* a, const bf16* b, cons
 size_t matmul_sm90_workspace(const MatmulChoice& choice, const MatmulProblem& p, bool with_dbias) {
     const MatmulBlock block = block_of(choice.design);
     const size_t tiles = size_t(p.batch) * tiles_of(p.M, block.M * choice.cluster) * tiles_of(p.N, block.N);
-    const size_t turnstiles = choice.splits > 1 ? tiles * size_t(choice.cluster) * kConsumers : 0;
+    const size_t turnstiles = choice.in_parts() ? tiles * size_t(choice.cluster) * kConsumers : 0;
     const size_t sums = with_dbias ? partial_sums_workspace(tiles_of(p.M, 64), p.N) : 0;
     return std::max(turnstiles, sums);
 }

@@ -1,10 +1,13 @@
-// The float epilogue of csrc/cuda/matmul_sm90.cu: from registers to memory, where four lanes' pairs are 32 bytes of a
-// row; and the turnstile by which the parts of a split K add to one tile in their order.
+// The float epilogues of csrc/cuda/matmul_sm90.cu, for whole sums and for parts of K. In order: from registers to
+// memory, where four lanes' pairs are 32 bytes of a row, one part after another through a turnstile. In any order: by
+// TMA, which adds where the memory is, box by box through shared memory, while the next box and the next piece are
+// computed.
 #pragma once
 
 #include "cuda/activation_math.cuh"
 #include "cuda/arch/barrier.cuh"
 #include "cuda/arch/global.cuh"
+#include "cuda/arch/tma.cuh"
 #include "cuda/matmul_epilogue.cuh"
 #include "cuda/matmul_sm90_schedule.cuh"
 #include "cuda/matmul_sm90_store.cuh"
@@ -12,9 +15,11 @@
 namespace llmcore {
 
 struct FloatOutput {
+    CUtensorMap y;  // boxes of Tile::kBoxColumns / 2 x 64, if parts are added in any order
     TileEpilogue<float> epilogue;
-    uint32_t* turnstiles;  // two for each tile, zero at the start; null if K is not split
-    bool whole_pairs;      // row_step and every address allow two elements at once
+    uint32_t* turnstiles;  // two for each tile, zero at the start; null unless parts of K wait for each other
+    bool in_any_order;
+    bool whole_pairs;  // row_step and every address allow two elements at once
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -66,17 +71,32 @@ LLMCORE_DEVICE void finish_pair(const FloatOutput& output, int matrix, int row, 
 template <class Tile>
 class FloatStore {
   public:
-    LLMCORE_DEVICE FloatStore(const FloatOutput& output, const HopperShared<Tile>&, int consumer)
-        : output_(output), consumer_(consumer) {}
+    LLMCORE_DEVICE FloatStore(const FloatOutput& output, const HopperShared<Tile>& shared, int consumer)
+        : output_(output), shared_(shared), consumer_(consumer), speaks_(threadIdx.x % kWarpgroup == 0) {}
 
-    LLMCORE_DEVICE void begin(const Schedule&, int) {}
-    LLMCORE_DEVICE void end() {}
+    LLMCORE_DEVICE void begin(const Schedule<true>&, int) {}
 
-    LLMCORE_DEVICE void finish(const HopperSums<Tile>& sums, const Schedule& schedule, int unit) {
-        const TileWork work = schedule.at(unit);
+    LLMCORE_DEVICE void finish(const HopperSums<Tile>& sums, const Schedule<true>& schedule, int piece) {
+        const TileWork work = schedule.at(piece);
+        if (output_.in_any_order)
+            add_boxes(sums, work);
+        else
+            add_in_turn(sums, work);
+    }
+
+    // Before the kernel ends.
+    LLMCORE_DEVICE void end() {
+        if (output_.in_any_order && speaks_) ptx::bulk_wait_read<0>();
+    }
+
+  private:
+    // -----------------------------------------------------------------------------------------------------------------
+    // in order
+
+    LLMCORE_DEVICE void add_in_turn(const HopperSums<Tile>& sums, const TileWork& work) {
         constexpr int kAcross = Tile::kBlockN / 16;
         wait_for_turn(work);
-        const bool adds = output_.epilogue.accumulate || work.split > 0;
+        const bool adds = output_.epilogue.accumulate || work.first_step > 0;
 #pragma unroll 1
         for (int group = 0; group < Tile::kParts * kAcross; ++group) {
             SixteenColumns columns;
@@ -92,16 +112,15 @@ class FloatStore {
         pass_turn(work);
     }
 
-  private:
     LLMCORE_DEVICE uint32_t* turnstile(const TileWork& work) const {
         return output_.turnstiles + size_t(work.turnstile) * kConsumers + (Tile::kPingPong ? 0 : consumer_);
     }
 
-    // A turnstile counts the parts of K that its rows of the tile hold.
+    // A turnstile counts the steps of K that its rows of the tile hold.
     LLMCORE_DEVICE void wait_for_turn(const TileWork& work) const {
         if (output_.turnstiles == nullptr) return;
-        if (threadIdx.x % kWarpgroup == 0)
-            while (ptx::load_acquire(turnstile(work)) != uint32_t(work.split)) {
+        if (speaks_)
+            while (ptx::load_acquire(turnstile(work)) != uint32_t(work.first_step)) {
             }
         consumer_sync(consumer_);
     }
@@ -109,11 +128,55 @@ class FloatStore {
     LLMCORE_DEVICE void pass_turn(const TileWork& work) const {
         if (output_.turnstiles == nullptr) return;
         consumer_sync(consumer_);
-        if (threadIdx.x % kWarpgroup == 0) ptx::add_release(turnstile(work), 1);
+        if (speaks_) ptx::add_release(turnstile(work), uint32_t(work.steps));
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // in any order: a consumer's two boxes in turn, as floats half as wide as for bf16
+
+    static constexpr int kBoxColumns = Tile::kBoxColumns / 2, kBoxesAcross = Tile::kBlockN / kBoxColumns;
+    static_assert(Tile::kParts * kBoxesAcross % 2 == 0, "every piece begins with the first box");
+
+    LLMCORE_DEVICE void add_boxes(const HopperSums<Tile>& sums, const TileWork& work) {
+        constexpr int kSixteens = kBoxColumns / 16;
+#pragma unroll 1
+        for (int box = 0; box < Tile::kParts * kBoxesAcross; ++box) {
+            if (speaks_) ptx::bulk_wait_read<1>();  // the addition before the last one had this box
+            consumer_sync(consumer_);
+#pragma unroll 1
+            for (int i = 0; i < kSixteens; ++i) {
+                SixteenColumns columns;
+                take_sixteen<Tile>(columns, sums, box * kSixteens + i);
+                write_sixteen_floats(columns, box % 2, i * 16);
+            }
+            ptx::fence_proxy_async();
+            consumer_sync(consumer_);
+            if (!speaks_) continue;
+            const int part = Tile::first_part(consumer_) + box / kBoxesAcross;
+            ptx::tma_reduce_add(&output_.y, shared_.box(consumer_, box % 2),
+                                {work.n * Tile::kBlockN + box % kBoxesAcross * kBoxColumns,
+                                 work.m * Tile::kBlockM + part * 64, work.matrix});
+            ptx::bulk_commit();
+        }
+    }
+
+    // Lines of kBoxColumns floats, in pieces of four, swizzled by the number of the 128 bytes that they lie in.
+    LLMCORE_DEVICE void write_sixteen_floats(const SixteenColumns& columns, int turn, int column0) const {
+        constexpr int kPieces = kBoxColumns / 4;
+        const int row = sums_row(), swizzle = row * kPieces / 8 % kPieces;  // alike eight rows below
+        char* const box = shared_memory<char>() + Tile::kBoxesAt + (consumer_ * 2 + turn) * Tile::kBoxBytes;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int column = column0 + i / 2 * 8 + sums_column(), piece = column / 4 ^ swizzle;
+            char* const to = box + (row + i % 2 * 8) * kBoxColumns * 4 + piece * 16 + column % 4 * 4;
+            *reinterpret_cast<FloatPair*>(to) = {{columns.value[2 * i], columns.value[2 * i + 1]}};
+        }
     }
 
     const FloatOutput& output_;
+    HopperShared<Tile> shared_;
     int consumer_;
+    bool speaks_;
 };
 
 }  // namespace llmcore

@@ -51,21 +51,20 @@ LLMCORE_DEVICE void send_half(uint32_t to, const CUtensorMap* map, uint32_t full
     }
 }
 
-// By one thread: all steps of all this block's tiles, as fast as stages become free.
-template <class Tile, Major kMajorA, Major kMajorB>
-LLMCORE_DEVICE void produce(const HopperShared<Tile>& shared, const HopperOperands& operands,
-                            const Schedule& schedule) {
+// By one thread: all steps of all this block's pieces, as fast as stages become free.
+template <class Tile, Major kMajorA, Major kMajorB, class Pieces>
+LLMCORE_DEVICE void produce(const HopperShared<Tile>& shared, const HopperOperands& operands, const Pieces& schedule) {
     // Boxes count whole, whatever of them lies outside the operands.
     constexpr int kBytesB = kMajorB == Major::kK ? Tile::kBlockN * kBlockK * 2 : Tile::kChunksB * kChunkBytes;
     RingPlace<Tile> place;
 #pragma unroll 1
-    for (int unit = schedule.first(); unit < schedule.count; unit += schedule.clusters) {
-        const TileWork work = schedule.at(unit);
+    for (int piece = schedule.first(); schedule.has(piece); piece += schedule.stride()) {
+        const TileWork work = schedule.at(piece);
         const int row0 = work.m * Tile::kBlockM, column0 = work.n * Tile::kBlockN;
         const int matrix_a = operands.shared_a ? 0 : work.matrix, matrix_b = operands.shared_b ? 0 : work.matrix;
+        const int end = (work.first_step + work.steps) * kBlockK;
 #pragma unroll 1  // unrolled, it would not fit the producer's few registers
-        for (int step = 0; step < schedule.steps; ++step) {
-            const int k0 = (work.split * schedule.steps + step) * kBlockK;
+        for (int k0 = work.first_step * kBlockK; k0 < end; k0 += kBlockK) {
             const int stage = place.stage();
             const uint32_t full = shared.full(stage);
             ptx::mbarrier_wait(shared.empty(stage), place.parity() ^ 1);  // a fresh barrier lets the first pass

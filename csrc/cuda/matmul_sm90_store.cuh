@@ -10,6 +10,7 @@
 
 #include "cuda/activation_math.cuh"
 #include "cuda/arch/barrier.cuh"
+#include "cuda/arch/float.cuh"
 #include "cuda/arch/matrix.cuh"
 #include "cuda/arch/tma.cuh"
 #include "cuda/matmul_sm90_schedule.cuh"
@@ -52,10 +53,6 @@ LLMCORE_DEVICE void add_bias(SixteenColumns& columns, const bf16* bias, int colu
     }
 }
 
-LLMCORE_DEVICE uint32_t pack_pair(float low, float high) {
-    return to_bf16(low).bits | uint32_t(to_bf16(high).bits) << 16;
-}
-
 // The lower bf16 of a pair, or the upper one.
 LLMCORE_DEVICE float half_of(uint32_t pair, int half) {
     const uint32_t bits = half == 0 ? pair << 16 : pair & 0xffff0000u;
@@ -67,7 +64,7 @@ LLMCORE_DEVICE float half_of(uint32_t pair, int half) {
 LLMCORE_DEVICE void write_sixteen(uint32_t row_address, const SixteenColumns& columns) {
     uint32_t packed[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) packed[i] = pack_pair(columns.value[2 * i], columns.value[2 * i + 1]);
+    for (int i = 0; i < 4; ++i) packed[i] = ptx::pack_bf16(columns.value[2 * i], columns.value[2 * i + 1]);
     ptx::stmatrix<4>(row_address, packed);
 }
 
@@ -99,13 +96,13 @@ class BoxStore {
         : output_(output), shared_(shared), consumer_(consumer), speaks_(threadIdx.x % kWarpgroup == 0) {}
 
     // Before a tile's main loop: what its first box reads comes in the meantime.
-    LLMCORE_DEVICE void begin(const Schedule& schedule, int unit) {
-        if (speaks_ && output_.reads != Beside::kNothing) load(0, schedule.at(unit));
+    LLMCORE_DEVICE void begin(const Schedule<false>& schedule, int piece) {
+        if (speaks_ && output_.reads != Beside::kNothing) load(0, schedule.at(piece));
     }
 
     // The tile is looked up once more: registers are scarce while products are summed.
-    LLMCORE_DEVICE void finish(const HopperSums<Tile>& sums, const Schedule& schedule, int unit) {
-        const TileWork work = schedule.at(unit);
+    LLMCORE_DEVICE void finish(const HopperSums<Tile>& sums, const Schedule<false>& schedule, int piece) {
+        const TileWork work = schedule.at(piece);
 #pragma unroll 1
         for (int box = 0; box < Tile::kBoxes; ++box) {
             make_room(box, work);

@@ -43,8 +43,9 @@ template <class Out>
 void matmul_sm80(const Cuda& cuda, const Cut& cut, Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
                  const MatmulEpilogue<Out>& epilogue, float* column_sums = nullptr);
 
-// bf16 operands by TMA and wgmma, on compute capability 9.0, of any choice; K is split only into a float y without an
-// epilogue. Why not, as the end of a sentence, or null if it can be.
+// bf16 operands by TMA and wgmma, on compute capability 9.0, of any choice; K is in parts only for a float y without an
+// epilogue, which are added in their order where TMA cannot describe y. Why not, as the end of a sentence, or null if
+// it can be.
 template <class Out>
 const char* matmul_sm90_refusal(const Out* y, const bf16* a, const bf16* b, const MatmulProblem& problem,
                                 const MatmulEpilogue<Out>& epilogue);

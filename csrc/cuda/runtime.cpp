@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/cuda_device.h"
+#include "core/determinism.h"
 #include "cuda/api.h"
 #include "cuda/index_check.h"
 #include "cuda/random_shift.h"
@@ -128,6 +129,7 @@ std::string why_no_device() {
 
 Cuda open(int device) {
     Cuda backend = opened(device).backend;
+    backend.deterministic = are_deterministic_algorithms_enabled();
     if (cudaStream_t recording = recording_stream(device)) backend.stream = recording;
     return backend;
 }

@@ -18,6 +18,10 @@ namespace llmcore {
 CUtensorMap bf16_tensor_map(const bf16* data, const int64_t (&sizes)[3], const int64_t (&steps)[2],
                             const uint32_t (&box)[3]);
 
+// The same of floats: box[0] is 32 or 16.
+CUtensorMap float_tensor_map(const float* data, const int64_t (&sizes)[3], const int64_t (&steps)[2],
+                             const uint32_t (&box)[3]);
+
 // How many maps were made so far: what has been asked for before comes from a cache of fixed size, which threads share.
 uint64_t encoded_tensor_maps();
 

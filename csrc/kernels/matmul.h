@@ -10,7 +10,8 @@
 // element of y is summed in an order that depends on K alone: not on M, N, the other elements or the number of threads.
 // So a row of y has the same bits alone and in a batch. On CUDA that holds for K below 512; a longer sum may be cut
 // into parts, added in their order, where y has too few tiles for the device: by batch, M, N, K and the number of
-// multiprocessors, so that the same problem has the same bits on every GPU of one model.
+// multiprocessors, so that the same problem has the same bits on every GPU of one model. Only where deterministic
+// results are not asked for (core/determinism.h) may a float y without an epilogue be added up in any order.
 #pragma once
 
 #include <cstddef>

@@ -40,7 +40,7 @@ HOT_KERNELS = {
         for teamwork, rows, columns in ((0, 128, 256), (1, 128, 192), (1, 128, 160), (1, 64, 256))
     },
     "12HopperOutput": Expectation(168, ("STSM.16.M88.4", "LDSM.16.M88.4", "UTMASTG.3D"), ("90a",)),
-    "11FloatOutput": Expectation(168, ("STG.E.64", "LDG.E.STRONG.GPU"), ("90a",)),
+    "11FloatOutput": Expectation(168, ("STG.E.64", "LDG.E.STRONG.GPU", "UTMAREDG.3D.ADD"), ("90a",)),
     "matmul_simt_kernel": Expectation(255, ("FFMA", "LDS.128", "STS")),
     # Blocks of 128 threads, two on a multiprocessor.
     "attention_forward_mma_kernel": Expectation(

@@ -138,6 +138,37 @@ def test_the_hopper_products_are_for_those_who_ask():
     run(MULTIPLY.format(by_tma=True), LLMCORE_EMULATED_DEVICES="h100", LLMCORE_MATMUL="sm90")
 
 
+def test_sums_in_any_order_are_for_those_who_ask():
+    """The gradient of a weight over 2048 rows is a sum of 32 parts, whose order shows in the bits."""
+    run(
+        """
+    import llmcore
+    from tests.devices import schedules
+
+    generator = np.random.default_rng(0)
+    x, dy = (_core.from_numpy(generator.standard_normal((2048, 64)), _core.DType.bfloat16, "cuda") for _ in range(2))
+    expected = dy.numpy().astype(np.float64).T @ x.numpy().astype(np.float64)
+
+    def gradients():
+        found = []
+        for _ in schedules("cuda"):
+            gradient = _core.zeros((64, 64), device="cuda")
+            _core.matmul_add(gradient, dy, x, transpose_a=True)
+            np.testing.assert_allclose(gradient.numpy(), expected, rtol=0, atol=1e-3)
+            found.append(gradient.numpy().tobytes())
+        return set(found)
+
+    assert llmcore.are_deterministic_algorithms_enabled() and len(gradients()) == 1
+    llmcore.use_deterministic_algorithms(False)
+    assert not llmcore.are_deterministic_algorithms_enabled() and len(gradients()) > 1
+    llmcore.use_deterministic_algorithms(mode=True)
+    assert llmcore.are_deterministic_algorithms_enabled() and len(gradients()) == 1
+    """,
+        LLMCORE_EMULATED_DEVICES="h100",
+        LLMCORE_MATMUL="sm90",
+    )
+
+
 @pytest.mark.parametrize(
     ("devices", "matmul", "sentence"),
     [

@@ -24,6 +24,12 @@ bool same(const CUtensorMap& a, const CUtensorMap& b) {
     return std::memcmp(&a, &b, sizeof a) == 0;
 }
 
+emu::TensorMap decoded(const CUtensorMap& map) {
+    emu::TensorMap found;
+    std::memcpy(&found, &map, sizeof found);
+    return found;
+}
+
 struct alignas(16) Memory {
     bf16 elements[2 * 128 * 128 + 64];
 };
@@ -48,6 +54,20 @@ TEST(tensor_map_is_made_once_for_each_question) {
         const uint64_t before = encoded_tensor_maps();
         EXPECT(same(questions[i].ask(), maps[i]));
         EXPECT(encoded_tensor_maps() == before);
+    }
+}
+
+// The same numbers mean twice the bytes.
+TEST(tensor_map_of_floats_is_another) {
+    auto memory = std::make_unique<Memory>();
+    const int64_t sizes[3] = {32, 16, 2}, steps[2] = {32, 32 * 16};
+    const uint32_t box[3] = {32, 16, 1};
+    const auto* floats = reinterpret_cast<const float*>(memory.get());
+    for (int turn = 0; turn < 2; ++turn) {
+        const emu::TensorMap halves = decoded(bf16_tensor_map(memory->elements, sizes, steps, box));
+        const emu::TensorMap whole = decoded(float_tensor_map(floats, sizes, steps, box));
+        EXPECT(halves.element_bytes == 2 && halves.strides[1] == 64 && halves.swizzle_mask == 3);
+        EXPECT(whole.element_bytes == 4 && whole.strides[1] == 128 && whole.swizzle_mask == 7);
     }
 }
 
