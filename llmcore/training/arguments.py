@@ -207,7 +207,7 @@ class TrainingArguments:
     """Seed of the data order."""
 
     deterministic: bool = True
-    """The same seed gives the same bits; False allows kernels that are faster without that (none on the CPU so far)."""
+    """The same seed gives the same bits; False allows kernels that are faster without that (on Hopper GPUs so far)."""
 
     full_determinism: bool = False
     """The same as deterministic; kept for scripts that set it."""

@@ -98,11 +98,13 @@ class Trainer(TrainerFiles):
             raise ConfigError("training needs a dataset: give train_dataset to the trainer")
         if not self._busy.acquire(blocking=False):
             raise ConfigError("this trainer is training already, in another thread or another loop")
-        threads = _core.num_threads()
+        threads, deterministic = _core.num_threads(), _core.are_deterministic_algorithms_enabled()
         began = False
         try:
             if self.args.num_threads:
                 _core.set_num_threads(self.args.num_threads)
+            if not self.args.deterministic:
+                _core.use_deterministic_algorithms(False)
             with StopSignals(self.args.enable_jit_checkpoint) as self._signals:
                 self._begin(resume)
                 began = True
@@ -115,6 +117,7 @@ class Trainer(TrainerFiles):
             if began:
                 self._call("on_train_end")
             _core.set_num_threads(threads)
+            _core.use_deterministic_algorithms(deterministic)
             self._signals = StopSignals(enabled=False)
             self._busy.release()
 

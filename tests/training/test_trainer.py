@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcore import _core
 from llmcore.data.shards import TokenShard
 from llmcore.errors import CheckpointError, ConfigError
 from llmcore.optim import SGD
@@ -179,6 +180,13 @@ def test_nan_filter_of_transformers(tmp_path):
     trainer = make_trainer(tmp_path, PoisonedModel({2}), max_steps=3, logging_steps=3, logging_nan_inf_filter=True)
     trainer.train()
     assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernels_may_be_faster_while_a_run_lasts_that_allows_it(tmp_path, deterministic):
+    trainer = make_trainer(tmp_path, max_steps=2, deterministic=deterministic)
+    assert [_core.are_deterministic_algorithms_enabled() for _ in trainer] == [deterministic] * 2
+    assert _core.are_deterministic_algorithms_enabled()
 
 
 def test_gradients_are_clipped(tmp_path):
