@@ -117,8 +117,8 @@ part_ladder() {
     need_device
     [ "$(hopper_products)" = sm90 ] || refuse "the ladder needs compute capability 9.0"
     mkdir -p build
-    nvcc -std=c++20 -O3 -arch=sm_90a -t 0 -DLLMCORE_WITH_CUDA=1 -I csrc -o build/ladder benchmarks/ladder/*.cu \
-        csrc/cuda/matmul_sm90.cu csrc/cuda/matmul_choice.cpp csrc/cuda/tensor_map.cpp
+    nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -t 0 -DLLMCORE_WITH_CUDA=1 -I csrc -o build/ladder \
+        benchmarks/ladder/*.cu csrc/cuda/matmul_sm90.cu csrc/cuda/matmul_choice.cpp csrc/cuda/tensor_map.cpp
     build/ladder 8192 8192 8192
     build/ladder 4096 4096 4096
     build/ladder 65536 2304 768
