@@ -10,6 +10,9 @@
 #include <cstring>
 
 #include "cpu/attention_tiles.h"
+#if defined(__AMX_BF16__)
+#include "cpu/amx_tiles.h"
+#endif
 
 namespace llmcore {
 namespace {
@@ -143,19 +146,11 @@ inline void write_transposed(bf16* x, int64_t stride, const float* transposed, i
 // products
 
 #if defined(__AMX_BF16__)
-// Between begin and end this thread's tile registers are configured: eight of 16 rows of 64 bytes. Outside they are
-// released, so that other libraries find them so and switches of threads save nothing. No destructor does it: a level's
-// code must not need the tables of exception handling, which the linker merges.
 inline void begin_products() {
-    struct {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } configuration;
-    _tile_loadconfig(&configuration);
+    begin_tiles();
 }
 inline void end_products() {
-    _tile_release();
+    end_tiles();
 }
 
 // c (kBlock, kBlock) (+)= a b: four tiles of sums, two of a and two of b, so four products for four loads.

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/inline.h"
+#include "cpu/amx_tiles.h"
 #include "cpu/matmul_bf16.h"
 #include "cpu/matmul_source.h"
 
@@ -82,8 +83,7 @@ void multiply_tiles(float* c, int64_t c_stride, const float* a, int64_t a_stride
     }
 }
 
-// The kernel as cpu/matmul.cpp sees it. Between begin() and end() this thread's tile registers are configured; outside
-// they are released, so that other libraries find them so and switches of threads save nothing.
+// The kernel as cpu/matmul.cpp sees it.
 //
 // Blocks, in units: of 2 MiB of second-level cache b takes 1 MiB; a's strip is up to 48 KiB, all of a first-level cache
 // of today. Sums that go through memory after fewer steps cost more than lines of a that come from further away.
@@ -95,15 +95,8 @@ struct AmxKernel {
 
     static LLMCORE_INLINE int64_t units(int64_t K) { return (K + kGrain - 1) / kGrain * kTile; }
 
-    static void begin() {
-        struct {
-            uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } configuration;
-        _tile_loadconfig(&configuration);
-    }
-    static void end() { _tile_release(); }
+    static void begin() { begin_tiles(); }
+    static void end() { end_tiles(); }
 
     template <class T>
     static bool in_place(const PanelSource<T>& source, int64_t lane, int64_t k, int64_t K) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cpu/amx_tiles.h"
 #include "cpu/matmul_amx.h"
 #include "cpu/matmul_blocks.h"
 
@@ -29,13 +30,9 @@ struct FewLanesByTiles {
 
     // Tiles 0 and 1 are sums, 4 and 5 parts of a, 6 and 7 of b.
     static void begin(int64_t rows_of_a) {
-        struct {
-            uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } configuration;
+        TileConfiguration configuration;
         for (int tile : {0, 1, 4, 5}) configuration.rows[tile] = static_cast<uint8_t>(rows_of_a);
-        _tile_loadconfig(&configuration);
+        begin_tiles(configuration);
     }
 
     static void multiply(float* sums, float*, int64_t stride, const float* packed, int64_t few_lanes,
@@ -46,7 +43,7 @@ struct FewLanesByTiles {
         else
             for (int64_t first = 0; first < lanes; first += kWidth)
                 multiply_by_adjacent_steps(sums + first, stride, packed, few_lanes, many, lane + first, K, far);
-        _tile_release();
+        end_tiles();
     }
 
     // sums[few lane * stride + i] for 32 lanes i.
